@@ -1,0 +1,43 @@
+# Everything runs in .venv, which `setup` makes once and again whenever pyproject.toml changes.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_OFFLINE ?= 1
+
+.PHONY: setup demo test check docs bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    install, then the main job on embedded data: cache, fit, a table (no network after the install)"
+	@echo "make test    install, then the quick test suite"
+	@echo "make check   format, lint, import contracts, types"
+	@echo "make docs    build the documentation into site/"
+	@echo "make bench   measure, each figure beside its baseline"
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/embedcal demo
+
+test: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+docs: setup
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	$(BIN)/zensical build --strict
+
+bench: setup
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf .venv site

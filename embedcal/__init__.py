@@ -1,0 +1,66 @@
+"""embedcal: cache a frozen CLIP once, calibrate it in seconds.
+
+>>> import embedcal
+>>> report = embedcal.cache("birds", backbone="tiny")      # doctest: +SKIP
+>>> with embedcal.open(report.path) as cache:              # doctest: +SKIP
+...     run = embedcal.fit("dfr", cache, seed=0)
+>>> run.test["worst_group"]                                # doctest: +SKIP
+
+Names are loaded when first used, so that ``import embedcal`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from embedcal import cache as cache
+    from embedcal.cache import BuildOptions as BuildOptions
+    from embedcal.cache import BuildReport as BuildReport
+    from embedcal.cache import FeatureCache as FeatureCache
+    from embedcal.cache import import_features as import_features
+    from embedcal.cache import open_cache as open  # noqa: F401
+    from embedcal.cache import verify as verify
+    from embedcal.datasets import ReadOptions as ReadOptions
+    from embedcal.datasets import read_manifest as read_manifest
+    from embedcal.encoders.load import load_encoder as load_encoder
+    from embedcal.errors import EmbedcalError as EmbedcalError
+    from embedcal.fitting import fit as fit
+    from embedcal.runs import Run as Run
+
+# Public name -> (module, name there).
+_HOMES = {
+    "BuildOptions": ("embedcal.cache", "BuildOptions"),
+    "BuildReport": ("embedcal.cache", "BuildReport"),
+    "EmbedcalError": ("embedcal.errors", "EmbedcalError"),
+    "FeatureCache": ("embedcal.cache", "FeatureCache"),
+    "ReadOptions": ("embedcal.datasets", "ReadOptions"),
+    "Run": ("embedcal.runs", "Run"),
+    "cache": ("embedcal", "cache"),
+    "fit": ("embedcal.fitting", "fit"),
+    "import_features": ("embedcal.cache", "import_features"),
+    "load_encoder": ("embedcal.encoders.load", "load_encoder"),
+    "open": ("embedcal.cache", "open_cache"),
+    "read_manifest": ("embedcal.datasets", "read_manifest"),
+    "verify": ("embedcal.cache", "verify"),
+}
+
+__all__ = [*_HOMES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "cache":  # the package, which can be called: see embedcal/cache/__init__.py
+        return import_module("embedcal.cache")
+    home, there = _HOMES[name]
+    value = getattr(import_module(home), there)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,15 @@
+"""What a user can mend. Apart from the other types, so that importing it costs nothing."""
+
+from __future__ import annotations
+
+
+class EmbedcalError(Exception):
+    """Something that the user can mend.
+
+    The message is one line: what was expected, what was found, what to do. The command line
+    prints it without a traceback and exits with status 2.
+    """
+
+
+class WithheldError(EmbedcalError):
+    """A method read an array that it did not declare in its ``needs``."""

@@ -1,0 +1,53 @@
+"""What every test gets: its own home, fixed seeds, no network, shapes checked."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Every annotated shape is checked in the test run, and only there.
+install_import_hook(["embedcal.losses", "embedcal.evaluate"], "beartype.beartype").__enter__()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Caches, runs and memory of this test lie in a folder of its own."""
+    home = tmp_path_factory.mktemp("home")
+    monkeypatch.setenv("EMBEDCAL_HOME", str(home))
+    return home
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    import numpy as np
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - guards against libraries that use the global generator
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real photographs and features, or a skip that says how to get it."""
+    folder = os.environ.get("EMBEDCAL_TEST_DATA")
+    if not folder:
+        pytest.skip("EMBEDCAL_TEST_DATA does not name a folder with real data")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of 600 birds through the tiny CLIP, all 80 templates, shared by the whole run."""
+    from embedcal.caching import cache
+    from embedcal.datasets.options import ReadOptions
+
+    home = tmp_path_factory.mktemp("birds")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDCAL_HOME", str(home))
+        return cache("birds", backbone="tiny", read=ReadOptions(rows=600, seed=77)).path
