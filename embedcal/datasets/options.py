@@ -1,0 +1,92 @@
+"""How a source is to be read: the choices that a reader offers, as one frozen value."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embedcal.datasets.printable import printable
+from embedcal.types import EmbedcalError
+
+Prompts = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadOptions:
+    """Everything that may be said about a source beside its name and root.
+
+    ``columns`` maps ``path``, ``y``, ``split``, ``id``, ``a``, ``mask`` or an attribute's name to
+    the header that the file uses. ``classes`` gives class names in the order of their labels.
+    ``attributes`` gives the value names of the one attribute, or maps the name of each attribute
+    to its value names (none: they are taken from the table). Strings are split at commas.
+    ``prompts`` is a JSON file or a mapping from bank to prompts. ``strict`` turns every warning
+    into an error. ``check_files=False`` looks at the table only and at no file. ``rows``, ``seed``,
+    ``workers`` and ``progress`` (called with the number of scenes done) are for ``birds``, the
+    embedded world, which is drawn at first use.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
+    classes: str | Sequence[str] | None = None
+    attributes: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None
+    attribute_name: str | None = None
+    prompts: str | Path | Prompts | None = None
+    strict: bool = False
+    allow_outside_root: bool = False
+    check_files: bool = True
+    rows: int | None = None
+    seed: int | None = None
+    workers: int | None = None
+    progress: Callable[[int], None] | None = None
+
+
+def names_of(names: str | Sequence[str] | None, *, what: str) -> tuple[str, ...] | None:
+    """Names given as "land,water" or as a sequence; None or nothing: not given.
+
+    A name that holds a comma is quoted, as in a CSV file.
+    """
+    if not names:
+        return None
+    listed: Sequence[str] = ()
+    if not isinstance(names, str):
+        listed = names
+    else:
+        try:
+            listed = next(csv.reader([names], skipinitialspace=True, strict=True))
+        except (csv.Error, StopIteration):
+            raise EmbedcalError(
+                f"expected {what} separated by commas, found '{printable(names)}': check the quotes"
+            ) from None
+    stripped = tuple(name.strip() for name in listed)
+    if "" in stripped or len(set(stripped)) < len(stripped):
+        raise EmbedcalError(
+            f"expected distinct {what}, none of them blank, found "
+            f"'{printable(','.join(stripped))}': name each once"
+        )
+    return stripped
+
+
+def columns_of(text: str) -> dict[str, str]:
+    """``"path=img_filename,y=label"`` -> what ``ReadOptions.columns`` takes."""
+    pairs = names_of(text, what="OURS=HEADER pairs") or ()
+    return dict(_pair(pair, "OURS=HEADER, as in path=img_filename,y=label") for pair in pairs)
+
+
+def attributes_of(text: str) -> str | dict[str, str]:
+    """What ``ReadOptions.attributes`` takes: value names, or several attributes by name.
+
+    ``"land,water"`` stays as it is; ``"place=land,water; time=day,night"`` becomes a mapping, and
+    so does ``"place=; time="``, whose value names are taken from the table.
+    """
+    if "=" not in text:
+        return text
+    form = "NAME=VALUES, as in place=land,water;time=day,night"
+    return dict(_pair(part, form) for part in text.split(";") if part.strip())
+
+
+def _pair(text: str, form: str) -> tuple[str, str]:
+    name, equals, value = (part.strip() for part in text.partition("="))
+    if not (name and equals):
+        raise EmbedcalError(f"expected {form}, found '{printable(text)}': write it in that form")
+    return name, value
