@@ -1,0 +1,1 @@
+"""A CLIP small enough to ship: 64-pixel images, CLIP's tokenizer, weights beside the code."""
