@@ -1,0 +1,192 @@
+"""What a cache says besides image features, as arrays ready to be laid out: labels, text, facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache.format import REASON_BYTES, escape_name
+from embedcal.cache.identity import Identity, fingerprint
+from embedcal.cache.layout import StoredFile
+from embedcal.cache.skeleton import Contents
+from embedcal.datasets.manifest import Manifest
+from embedcal.encoders.base import Encoder, EncoderMeta
+from embedcal.types import EmbedcalError, FloatArray, Projection
+
+Arrays = dict[str, npt.NDArray[Any]]
+_TEXT_BATCH = 256  # prompts encoded together
+
+
+def text_array(strings: Sequence[str], what: str) -> npt.NDArray[np.bytes_]:
+    """Strings as fixed-length UTF-8, as long as the longest of them."""
+    try:
+        encoded = [string.encode("utf-8") for string in strings]
+    except UnicodeEncodeError as error:
+        raise EmbedcalError(
+            f"expected {what} to be text, found bytes that are not UTF-8 in {error.object!r}: "
+            "rename it"
+        ) from None
+    if any(b"\0" in raw for raw in encoded):
+        raise EmbedcalError(f"expected {what} without NUL characters, found one: remove it")
+    return np.array(encoded, f"S{max(1, *map(len, encoded), 1)}")
+
+
+def cut_reason(reason: str) -> bytes:
+    """A reason that fits into its place, cut at a character."""
+    raw = reason.replace("\0", " ").encode("utf-8", "backslashreplace")[:REASON_BYTES]
+    return raw.decode("utf-8", "ignore").encode("utf-8")
+
+
+def manifest_fingerprint(manifest: Manifest, identity: Identity) -> str:
+    """Identity of the encoding together with everything that is learned from."""
+    return fingerprint(
+        identity.digest,
+        ids=manifest.ids,
+        y=manifest.y,
+        split=manifest.split,
+        classes=manifest.classes,
+        attributes={a.name: (a.values, a.labels) for a in manifest.attributes},
+        box=manifest.box,
+    )
+
+
+def label_arrays(manifest: Manifest, identity: Identity) -> Arrays:
+    """The table of rows, class names, attributes and warnings."""
+    arrays: Arrays = {
+        "/samples/id": text_array(manifest.ids, "ids"),
+        "/samples/path": text_array(manifest.paths, "paths"),
+        "/samples/sha256": identity.rows,
+        "/samples/y": np.asarray(manifest.y, "<i4"),
+        "/samples/split": np.asarray(manifest.split, "|u1"),
+    }
+    if manifest.box is not None:
+        arrays["/samples/box"] = np.asarray(manifest.box, "<f4")
+    if manifest.masks is not None:
+        arrays["/samples/mask"] = text_array(manifest.masks, "mask paths")
+    arrays["/classes"] = text_array(manifest.classes, "class names")
+    for attribute in manifest.attributes:
+        if not attribute.name:
+            raise EmbedcalError("expected every attribute to have a name, found none: name it")
+        link = escape_name(attribute.name)
+        arrays[f"/samples/attributes/{link}"] = np.asarray(attribute.labels, "<i4")
+        arrays[f"/attributes/{link}"] = text_array(attribute.values, "attribute values")
+    if manifest.warnings:
+        arrays["/warnings"] = text_array(manifest.warnings, "warnings")
+    return arrays
+
+
+def text_arrays(
+    encoder: Encoder,
+    identity: Identity,
+    progress: Callable[[int, int], None],
+) -> Arrays:
+    """Every prompt through every template, none averaged; nothing for image-only encoders."""
+    if not identity.prompts:
+        return {}
+    arrays: Arrays = {"/templates": text_array(identity.templates, "templates")}
+    total = sum(map(len, identity.prompts.values())) * len(identity.templates)
+    done = 0
+    for bank, prompts in identity.prompts.items():
+        texts = [t.replace("{}", prompt) for prompt in prompts for t in identity.templates]
+        parts: dict[str, list[FloatArray]] = {}
+        for start in range(0, len(texts), _TEXT_BATCH):
+            batch = texts[start : start + _TEXT_BATCH]
+            for name, features in encoder.text(batch).items():
+                parts.setdefault(name, []).append(features)
+            done += len(batch)
+            progress(done, total)
+        path = f"/text/{escape_name(bank)}"
+        arrays[f"{path}/prompt"] = text_array(prompts, "prompts")
+        for name, shape in encoder.meta.text_shapes.items():
+            features = np.concatenate(parts[name]).astype("<f4")
+            if not np.isfinite(features).all():
+                raise EmbedcalError(
+                    f"expected finite text features, found NaN or infinity in bank '{bank}': "
+                    "encode in fp32, or check the weights"
+                )
+            wanted = (len(prompts), len(identity.templates), *shape)
+            arrays[f"{path}/{name}"] = features.reshape(wanted)
+    return arrays
+
+
+def projection_arrays(projection: Projection | None) -> Arrays:
+    """The weights between pooled and embedding, by the format's names."""
+    if projection is None:
+        return {}
+    arrays: Arrays = {}
+    for name in ("image_weight", "image_bias", "text_weight"):
+        weights = getattr(projection, name)
+        if weights is not None:
+            arrays[f"/projection/{name}"] = np.asarray(weights, "<f4")
+    if projection.logit_scale is not None:
+        arrays["/projection/logit_scale"] = np.array([projection.logit_scale], "<f8")
+    for name, weights in projection.attnpool.items():
+        arrays[f"/projection/attnpool/{escape_name(name)}"] = np.asarray(weights, "<f4")
+    if projection.attnpool_heads:
+        arrays["/projection/attnpool_heads"] = np.array([projection.attnpool_heads], "<i4")
+    return arrays
+
+
+def copied_arrays(source: StoredFile) -> Arrays:
+    """Templates, text and projection of a file with the same identity."""
+    return {
+        path: source.read(path)
+        for path in source.arrays
+        if path.startswith(("/text/", "/projection/")) or path == "/templates"
+    }
+
+
+def same_labels(file: StoredFile, labels: Arrays, manifest: Manifest) -> bool:
+    """Whether a file holds exactly these rows, labels, names and paths, byte for byte."""
+    own = {
+        path
+        for path in file.arrays
+        if path.startswith(("/samples/", "/attributes/")) or path in ("/classes", "/warnings")
+    }
+    own -= {"/samples/status", "/samples/reason", "/samples/crc32"}
+    facts = (file.attributes["dataset"], file.attributes["attributes"])
+    return (
+        facts == (manifest.name, [attribute.name for attribute in manifest.attributes])
+        and own == labels.keys()
+        and all(
+            file.arrays[path].dtype == array.dtype and file.read(path).tobytes() == array.tobytes()
+            for path, array in labels.items()
+        )
+    )
+
+
+def assemble(
+    manifest: Manifest,
+    meta: EncoderMeta,
+    identity: Identity,
+    fixed: Arrays,
+    facts: Mapping[str, Any],
+) -> Contents:
+    """Everything that is known before the first row; ``facts`` override root attributes."""
+    n = len(manifest)
+    attributes = {
+        "dataset": manifest.name,
+        "encoder": meta.name,
+        "weights": meta.weights,
+        "weights_sha256": meta.weights_sha256,
+        "library": meta.library,
+        "preprocessing": dict(meta.preprocessing),
+        "precision": meta.precision,
+        "levels": dict(identity.levels),
+        "attributes": [attribute.name for attribute in manifest.attributes],
+        "context_length": meta.context_length,
+        "identity": identity.digest,
+        "fingerprint": manifest_fingerprint(manifest, identity),
+        **facts,
+    }
+    rows: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
+        "/samples/status": (np.dtype("|u1"), (n,)),
+        "/samples/reason": (np.dtype(f"S{REASON_BYTES}"), (n,)),
+    }
+    for level, kind in identity.levels.items():
+        dtype = np.dtype(kind).newbyteorder("<")
+        rows[f"/images/{level}"] = (dtype, (n, *meta.shapes[level]))  # type: ignore[index]
+    return Contents(attributes=attributes, fixed=fixed, rows=rows)

@@ -1,0 +1,213 @@
+"""The pass over the images: decode ahead, encode here, write behind, and know which one limits."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache.contents import cut_reason
+from embedcal.cache.digests import digest_table, forget
+from embedcal.cache.format import OK, UNREADABLE
+from embedcal.cache.reading import ChangedFileError, PixelBatch, read_batches
+from embedcal.cache.writer import CacheWriter
+from embedcal.datasets.manifest import Manifest
+from embedcal.encoders.base import Encoder
+from embedcal.types import EmbedcalError, FloatArray, Level
+
+StoreType = Literal["float32", "float16"]
+Progress = Callable[[str, int, int], None]  # stage, done, total
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """How a cache is made.
+
+    ``out`` is a file or an existing folder; None stands for the user's data folder. ``store`` is
+    the type of pooled and embedding, ``store_tokens`` that of tokens. ``workers`` None: one thread
+    a core. ``rehash`` does not trust the table of known digests.
+    """
+
+    out: Path | None = None
+    tokens: bool = False
+    store: StoreType = "float32"
+    store_tokens: StoreType = "float16"
+    batch_size: int = 64
+    workers: int | None = None
+    on_error: Literal["skip", "raise"] = "skip"
+    templates: tuple[str, ...] = ("a photo of a {}.",)
+    rehash: bool = False
+
+
+class Clock:
+    """Seconds by stage, and what the encoding thread lost waiting for the other stages."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+        self._waiting: dict[str, float] = {"decode": 0.0, "write": 0.0}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(stage, time.perf_counter() - began)
+
+    @contextmanager
+    def lost_to(self, stage: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._waiting[stage] += time.perf_counter() - began
+
+    def add(self, stage: str, seconds: float) -> None:
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + seconds
+
+    def seconds(self) -> dict[str, float]:
+        return {**self._seconds, "total": time.perf_counter() - self._began}
+
+    def limiting(self) -> str:
+        """The stage that the others waited for; empty when nothing was encoded."""
+        if "encode" not in self._seconds:
+            return ""
+        busy = {"encode": self._seconds["encode"], **self._waiting}
+        return max(busy, key=lambda stage: busy[stage])
+
+
+def worker_count(asked: int | None) -> int:
+    """Threads that decode: what was asked for, else one a core, eight at most."""
+    return max(1, asked if asked is not None else min(8, os.cpu_count() or 1))
+
+
+def unreadable(name: str, path: str, reason: str) -> EmbedcalError:
+    return EmbedcalError(
+        f"expected every image to be readable, found {reason} for '{name}' ({path}): mend or "
+        "remove it, or leave --on-error at skip"
+    )
+
+
+def encode_images(
+    writer: CacheWriter,
+    manifest: Manifest,
+    encoder: Encoder,
+    digests: npt.NDArray[np.uint8],
+    *,
+    options: BuildOptions,
+    clock: Clock,
+    progress: Progress,
+) -> None:
+    """Every row from ``writer.rows_done`` on, batch by batch."""
+    batches = read_batches(
+        [manifest.root / path for path in manifest.paths],
+        digests,
+        encoder.prepare,
+        start=writer.rows_done,
+        batch_size=options.batch_size,
+        workers=worker_count(options.workers),
+    )
+    store = _Store(writer, manifest, clock)
+    total = len(manifest)
+    progress("images", writer.rows_done, total)
+    try:
+        with closing(batches), ThreadPoolExecutor(1, thread_name_prefix="write") as behind:
+            pending: Future[None] | None = None
+            while True:
+                with clock.lost_to("decode"):
+                    batch = next(batches, None)
+                if batch is None:
+                    break
+                clock.add("decode", batch.seconds)
+                _stop_at_unreadable(batch, manifest, options)
+                with clock("encode"):
+                    features = _encode(encoder, batch, store.levels)
+                if pending is not None:
+                    with clock.lost_to("write"):
+                        pending.result()
+                pending = behind.submit(store, batch, features)
+                progress("images", batch.start + len(batch.reasons), total)
+            if pending is not None:
+                with clock.lost_to("write"):
+                    pending.result()
+    except ChangedFileError as error:
+        forget(digest_table(), error.path)
+        raise
+
+
+def _stop_at_unreadable(batch: PixelBatch, manifest: Manifest, options: BuildOptions) -> None:
+    if options.on_error == "raise":
+        for row, reason in enumerate(batch.reasons, batch.start):
+            if reason:
+                raise unreadable(manifest.ids[row], manifest.paths[row], reason)
+
+
+def _encode(
+    encoder: Encoder, batch: PixelBatch, shapes: Mapping[Level, tuple[int, ...]]
+) -> dict[Level, FloatArray]:
+    """Features of one batch, zeros for unreadable rows (which are zero pixels to the encoder)."""
+    count = len(batch.reasons)
+    if batch.pixels is None:
+        return {level: np.zeros((count, *shape), np.float32) for level, shape in shapes.items()}
+    found = encoder.images(batch.pixels, tuple(shapes))
+    blank = np.array([bool(reason) for reason in batch.reasons])
+    features: dict[Level, FloatArray] = {}
+    for level, shape in shapes.items():
+        array = np.array(found[level], np.float32)
+        if array.shape != (count, *shape):
+            raise EmbedcalError(
+                f"expected features of shape {(count, *shape)} at level {level}, found "
+                f"{array.shape}: the encoder's meta.shapes and images() must agree"
+            )
+        array[blank] = 0
+        features[level] = array
+    return features
+
+
+class _Store:
+    """Features of a batch into the file, as stored; runs in the writing thread."""
+
+    def __init__(self, writer: CacheWriter, manifest: Manifest, clock: Clock) -> None:
+        self._writer, self._manifest, self._clock = writer, manifest, clock
+        rows = {
+            cast(Level, path.removeprefix("/images/")): stored
+            for path, stored in writer.row_arrays.items()
+            if path.startswith("/images/")
+        }
+        self._types = {level: stored.dtype for level, stored in rows.items()}
+        self.levels = {level: stored.shape[1:] for level, stored in rows.items()}
+        self._reason = writer.row_arrays["/samples/reason"].dtype
+
+    def __call__(self, batch: PixelBatch, features: Mapping[Level, FloatArray]) -> None:
+        with self._clock("write"):
+            status = [UNREADABLE if reason else OK for reason in batch.reasons]
+            reasons = [cut_reason(reason) for reason in batch.reasons]
+            arrays: dict[str, npt.NDArray[Any]] = {
+                "/samples/status": np.array(status, "|u1"),
+                "/samples/reason": np.array(reasons, self._reason),
+            }
+            for level, array in features.items():
+                arrays[f"/images/{level}"] = self._as_stored(level, array, batch.start)
+            self._writer.write(arrays)
+
+    def _as_stored(self, level: Level, array: FloatArray, start: int) -> FloatArray:
+        with np.errstate(over="ignore"):
+            stored = array.astype(self._types[level])
+        for kept, what in ((array, "NaN or infinity"), (stored, "values beyond float16")):
+            bad = np.flatnonzero(~np.isfinite(kept).reshape(len(kept), -1).all(axis=1))
+            if len(bad):
+                names = ", ".join(repr(self._manifest.ids[start + row]) for row in bad[:5])
+                raise EmbedcalError(
+                    f"expected finite features, found {what} at level {level} for {names}"
+                    f"{' and more' if len(bad) > 5 else ''}: encode in fp32 and store float32"
+                )
+        return stored

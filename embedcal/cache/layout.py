@@ -1,0 +1,292 @@
+"""Where every array of a cache file lies, after checking that nothing else lies in it.
+
+The arrays are contiguous, so HDF5 is needed only to learn offset, type and shape. They are then
+read and written as plain bytes: no data passes through HDF5's caches, a killed writer cannot leave
+HDF5's own structures half written, and reading costs what reading a file costs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache.format import (
+    ATTRIBUTES,
+    ENTRIES,
+    LOCAL,
+    TEXT,
+    USER_BLOCK,
+    Entry,
+    Head,
+    entry_for,
+    is_group,
+    parse_head,
+)
+from embedcal.types import EmbedcalError
+
+_MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One contiguous array: its first byte in the file (user block included), type and shape."""
+
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        return math.prod(self.shape[1:]) * self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return self.shape[0] * self.row_bytes
+
+
+class StoredFile:
+    """A cache file opened for reading, checked against the schema; complete or being built."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._file = path.open("rb", buffering=0)
+        except OSError as error:
+            raise EmbedcalError(
+                f"expected a readable cache file, found {error.strerror} for {path}: check the path"
+            ) from None
+        try:
+            self.head, size = _read_head(self._file.fileno(), path)
+            self.arrays, self.attributes = _read_structure(path, size)
+            if not os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
+                raise EmbedcalError(
+                    f"expected one file at {path}, found it replaced while it was opened: try again"
+                )
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> StoredFile:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._file.close()
+
+    def fileno(self) -> int:
+        """The open descriptor; an error that says so once the file is closed."""
+        if self._file.closed:
+            raise EmbedcalError(
+                f"expected an open cache, found {self.path} closed: open it again with open_cache"
+            )
+        return self._file.fileno()
+
+    def read(self, path: str) -> npt.NDArray[Any]:
+        """A whole array, as stored."""
+        stored = self.arrays[path]
+        out = np.empty(stored.shape, stored.dtype)
+        read_exactly(self.fileno(), memoryview(out.reshape(-1).view(np.uint8)), stored.offset)
+        return out
+
+    def map(self, path: str) -> npt.NDArray[Any]:
+        """The array as pages of the file; what is written to them stays with the caller."""
+        stored = self.arrays[path]
+        self.fileno()
+        pages = np.memmap(
+            self._file, dtype=stored.dtype, mode="c", offset=stored.offset, shape=stored.shape
+        )
+        return np.asarray(pages)
+
+    def text(self, path: str) -> tuple[str, ...]:
+        """An array of strings; empty where the file has none."""
+        if path not in self.arrays:
+            return ()
+        try:
+            return tuple(value.decode("utf-8") for value in self.read(path).tolist())
+        except UnicodeDecodeError:
+            raise EmbedcalError(
+                f"expected UTF-8 in {path}, found other bytes in {self.path}: run 'embedcal verify'"
+            ) from None
+
+    def below(self, prefix: str) -> list[str]:
+        """What stands right below a path: ``below("/text/")`` lists the banks."""
+        names = {
+            path[len(prefix) :].split("/")[0] for path in self.arrays if path.startswith(prefix)
+        }
+        return sorted(names)
+
+
+def read_exactly(fd: int, view: memoryview, offset: int) -> None:
+    """Fill ``view`` from the file; a file that ends too early is an error."""
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done : done + (1 << 30)]], offset + done)
+        if got == 0:
+            raise EmbedcalError(
+                "expected the whole cache file, found it cut short while it was read: "
+                "restore it or make it again"
+            )
+        done += got
+
+
+def write_exactly(fd: int, data: npt.NDArray[Any] | bytes, offset: int) -> None:
+    """Write all of ``data`` at ``offset``."""
+    view = memoryview(data if isinstance(data, bytes) else data.reshape(-1).view(np.uint8))
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done : done + (1 << 30)], offset + done)
+
+
+def _read_head(fd: int, path: Path) -> tuple[Head, int]:
+    head = parse_head(os.pread(fd, USER_BLOCK, 0).ljust(USER_BLOCK, b"\0"), str(path))
+    size = os.fstat(fd).st_size
+    if size != USER_BLOCK + head.length:
+        raise EmbedcalError(
+            f"expected {USER_BLOCK + head.length} bytes, found {size} in {path}: the file was cut "
+            "short or added to; restore it or make the cache again"
+        )
+    return head, size
+
+
+def _read_structure(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
+    try:
+        # Complete files are never changed in place, so no lock: read-only and network disks work.
+        with h5py.File(path, "r", locking=False) as file:
+            if file.userblock_size != USER_BLOCK:
+                raise _refused(path, "/", f"a user block of {file.userblock_size} bytes")
+            arrays = {name: _stored(path, name, dset, size) for name, dset in _walk(path, file.id)}
+            attributes = _root_attributes(path, file.id)
+    except _MALFORMED as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise EmbedcalError(
+            f"expected an intact HDF5 structure, found damage in {path} ({detail}): "
+            "restore the file or make the cache again"
+        ) from None
+    _check_shapes(path, arrays)
+    return arrays, attributes
+
+
+def _refused(path: Path, where: str, found: str) -> EmbedcalError:
+    return EmbedcalError(
+        f"expected only what cache format 1 allows, found {found} at {where} in {path}: "
+        "do not use this file; make the cache again"
+    )
+
+
+def _walk(path: Path, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every data set with its path. Links are judged before what they lead to is opened."""
+    for raw in group:
+        name = f"{prefix}/{raw.decode('utf-8', 'backslashreplace')}"
+        known_group, known_array = is_group(name), entry_for(name) is not None
+        if not (known_group or known_array):
+            raise _refused(path, name, "an unknown name")
+        if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
+            raise _refused(path, name, "a soft or external link")
+        item = h5py.h5o.open(group, raw)
+        if known_group and isinstance(item, h5py.h5g.GroupID):
+            if h5py.h5a.get_num_attrs(item):
+                raise _refused(path, name, "attributes below the root")
+            yield from _walk(path, item, name)
+        elif known_array and isinstance(item, h5py.h5d.DatasetID):
+            yield name, item
+        else:
+            raise _refused(path, name, "another kind of object")
+
+
+def _stored(path: Path, name: str, dset: Any, size: int) -> Stored:
+    found = entry_for(name)
+    assert found is not None
+    creation = dset.get_create_plist()
+    if creation.get_layout() != h5py.h5d.CONTIGUOUS:
+        raise _refused(path, name, "a chunked, compact or virtual array")
+    if creation.get_external_count() or creation.get_nfilters():
+        raise _refused(path, name, "external storage or filters")
+    if h5py.h5a.get_num_attrs(dset):
+        raise _refused(path, name, "attributes below the root")
+    dtype = _plain_dtype(path, name, dset.get_type(), found[0])
+    shape = tuple(int(n) for n in dset.shape)
+    stored = Stored(dset.get_offset() or 0, dtype, shape)
+    if not shape or min(shape) < 1:
+        raise _refused(path, name, f"an array of shape {shape}")
+    if not USER_BLOCK <= stored.offset <= size - stored.nbytes:
+        raise _refused(path, name, f"an array of {stored.nbytes} bytes in a file of {size}")
+    return stored
+
+
+def _plain_dtype(path: Path, name: str, kind: Any, entry: Entry) -> np.dtype[Any]:
+    """The NumPy type of exactly these bytes, or a refusal: they are read without HDF5."""
+    if entry.dtypes == (TEXT,):
+        if (
+            isinstance(kind, h5py.h5t.TypeStringID)
+            and not kind.is_variable_str()
+            and kind.get_strpad() == h5py.h5t.STR_NULLPAD
+        ):
+            return np.dtype(f"S{kind.get_size()}")
+    else:
+        for code in entry.dtypes:
+            if kind.equal(h5py.h5t.py_create(np.dtype(code))):
+                return np.dtype(code)
+    raise _refused(path, name, f"a type other than {' or '.join(entry.dtypes)}")
+
+
+def _root_attributes(path: Path, root: Any) -> dict[str, Any]:
+    known = {attribute.name: attribute.kind for attribute in ATTRIBUTES}
+    values: dict[str, Any] = {}
+    for index in range(h5py.h5a.get_num_attrs(root)):
+        attr = h5py.h5a.open(root, index=index)
+        name = attr.name.decode("utf-8", "backslashreplace")
+        kind, type_id = known.get(name), attr.get_type()
+        if kind is None:
+            raise _refused(path, f"attribute {name}", "an unknown name")
+        text = isinstance(type_id, h5py.h5t.TypeStringID) and not type_id.is_variable_str()
+        integer = isinstance(type_id, h5py.h5t.TypeIntegerID)
+        if attr.shape != () or not (integer if kind == "int" else text):
+            raise _refused(path, f"attribute {name}", "another type")
+        value = np.empty((), np.int64 if kind == "int" else np.dtype(f"S{type_id.get_size()}"))
+        attr.read(value, mtype=None if kind == "int" else type_id)
+        plain = value.item()
+        values[name] = plain if kind == "int" else plain.decode("utf-8")
+        if kind == "json":
+            values[name] = json.loads(values[name])
+    if missing := known.keys() - values.keys():
+        raise _refused(path, "/", f"no attribute {sorted(missing)[0]}")
+    return values
+
+
+def _check_shapes(path: Path, arrays: Mapping[str, Stored]) -> None:
+    """Equal letters must be equal numbers, and every required array must be there."""
+    sizes: dict[tuple[str, str], int] = {}
+    for name, stored in arrays.items():
+        found = entry_for(name)
+        assert found is not None
+        entry, own = found
+        if entry.shape == "*":
+            continue
+        letters = entry.shape.split()
+        if len(letters) != len(stored.shape):
+            raise _refused(path, name, f"shape {stored.shape} where the format has {entry.shape}")
+        for letter, number in zip(letters, stored.shape, strict=True):
+            key = (letter, own if letter in LOCAL else "")
+            expected = int(letter) if letter.isdecimal() else sizes.setdefault(key, number)
+            if number != expected:
+                raise _refused(path, name, f"{number} where {letter} is {expected}")
+    for entry in ENTRIES:
+        if entry.required and entry.path not in arrays:
+            raise _refused(path, entry.path, "nothing")

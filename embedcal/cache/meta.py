@@ -1,0 +1,125 @@
+"""Facts about a cache, read from its file and held against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedcal.cache.format import unescape_name
+from embedcal.cache.identity import Identity
+from embedcal.cache.layout import Stored, StoredFile
+from embedcal.types import LEVELS, SPLITS, EmbedcalError
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheMeta:
+    """Facts about a cache. ``levels`` maps each stored level to its stored type ("float32").
+
+    ``attributes`` holds (name, value names) in order; ``created`` is UTC, ISO 8601; ``sha256`` is
+    of everything behind the user block; ``ingredients`` is what the identity was made from.
+    """
+
+    path: Path
+    format_version: int
+    dataset: str
+    backbone: str
+    weights: str
+    weights_sha256: str
+    library: str
+    precision: str
+    preprocessing: Mapping[str, Any]
+    levels: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    classes: tuple[str, ...]
+    attributes: tuple[tuple[str, tuple[str, ...]], ...]
+    templates: tuple[str, ...]
+    warnings: tuple[str, ...]
+    context_length: int
+    batch_size: int
+    rows: int
+    identity: str
+    fingerprint: str
+    created: str
+    sha256: str
+    ingredients: Identity = field(repr=False)
+
+
+def labels_path(stored: StoredFile, name: str) -> str:
+    """Where the labels of an attribute lie."""
+    wanted = {unescape_name(link): link for link in stored.below("/samples/attributes/")}
+    return f"/samples/attributes/{wanted[name]}"
+
+
+def read_meta(stored: StoredFile) -> CacheMeta:
+    """The facts in a file's attributes, small arrays and user block."""
+    facts, arrays = stored.attributes, stored.arrays
+    prompts = {
+        unescape_name(bank): stored.text(f"/text/{bank}/prompt") for bank in stored.below("/text/")
+    }
+    levels: dict[str, Stored] = {
+        level: arrays[f"/images/{level}"] for level in LEVELS if f"/images/{level}" in arrays
+    }
+    types: dict[str, str] = {level: array.dtype.name for level, array in levels.items()}
+    templates = stored.text("/templates")
+    return CacheMeta(
+        path=stored.path,
+        format_version=facts["format_version"],
+        dataset=facts["dataset"],
+        backbone=facts["encoder"],
+        weights=facts["weights"],
+        weights_sha256=facts["weights_sha256"],
+        library=facts["library"],
+        precision=facts["precision"],
+        preprocessing=facts["preprocessing"],
+        levels=types,
+        shapes={level: array.shape[1:] for level, array in levels.items()},
+        classes=stored.text("/classes"),
+        attributes=_attributes(stored),
+        templates=templates,
+        warnings=stored.text("/warnings"),
+        context_length=facts["context_length"],
+        batch_size=facts["batch_size"],
+        rows=arrays["/samples/id"].shape[0],
+        identity=facts["identity"],
+        fingerprint=facts["fingerprint"],
+        created=stored.head.created,
+        sha256=stored.head.sha256,
+        ingredients=Identity(
+            encoder=facts["encoder"],
+            weights_sha256=facts["weights_sha256"],
+            preprocessing=facts["preprocessing"],
+            precision=facts["precision"],
+            levels=types,
+            templates=templates,
+            prompts=prompts,
+            rows=stored.read("/samples/sha256"),
+        ),
+    )
+
+
+def _attributes(stored: StoredFile) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    labels = {unescape_name(link) for link in stored.below("/samples/attributes/")}
+    values = {unescape_name(link): link for link in stored.below("/attributes/")}
+    order = stored.attributes["attributes"]
+    if not isinstance(order, list) or not (set(order) == labels == set(values)):
+        raise EmbedcalError(
+            "expected the root attribute 'attributes' to list the attributes of the file, found "
+            f"another list in {stored.path}: do not use this file; make the cache again"
+        )
+    return tuple((name, stored.text(f"/attributes/{values[name]}")) for name in order)
+
+
+def check_labels(stored: StoredFile, meta: CacheMeta) -> None:
+    """Labels within their ranges and a full count, so that no index of a fit is out of bounds."""
+    ranges = [("/samples/y", 0, len(meta.classes)), ("/samples/split", 0, len(SPLITS))]
+    ranges += [("/samples/status", 0, 2), ("/rows_done", meta.rows, meta.rows + 1)]
+    ranges += [(labels_path(stored, name), -1, len(values)) for name, values in meta.attributes]
+    for path, least, bound in ranges:
+        labels = stored.read(path)
+        if labels.min() < least or labels.max() >= bound:
+            raise EmbedcalError(
+                f"expected {path} between {least} and {bound - 1}, found {labels.min()} to "
+                f"{labels.max()} in {stored.path}: do not use this file; make the cache again"
+            )

@@ -1,0 +1,314 @@
+"""A finished cache, read-only: facts, labels, features, text and projection, as arrays."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache.format import OK, unescape_name
+from embedcal.cache.layout import StoredFile
+from embedcal.cache.meta import check_labels, labels_path, read_meta
+from embedcal.types import (
+    SPLITS,
+    EmbedcalError,
+    Examples,
+    FloatArray,
+    IntArray,
+    Level,
+    Projection,
+    Split,
+    TextBank,
+)
+
+_CHUNK = 1 << 18  # bytes read and checked at once: what fits into a core's own cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Samples:
+    """The table of rows, every row of the manifest in its place.
+
+    ``status`` is 0 for encoded rows and 1 for unreadable ones, whose ``reasons`` say why.
+    """
+
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    y: IntArray  # (N,)
+    split: IntArray  # (N,) 0, 1, 2
+    status: IntArray  # (N,)
+    reasons: tuple[str, ...]
+    attributes: Mapping[str, IntArray]  # name -> (N,), -1 unknown
+    box: FloatArray | None = None  # (N, 4) x, y, width, height; NaN: none
+    masks: tuple[str, ...] | None = None  # (N,) paths below the root; empty: none
+
+
+def open_cache(path: str | Path) -> FeatureCache:
+    """Open a finished cache, checking user block, length, names, links, types and shapes.
+
+    The bytes themselves are not hashed; ``verify`` does that. Raises ``EmbedcalError`` in one
+    line for whatever format 1 does not allow.
+    """
+    return FeatureCache(Path(path))
+
+
+class FeatureCache:
+    """A finished cache opened read-only; made by ``open_cache``. ``stored`` is the file itself."""
+
+    def __init__(self, path: Path) -> None:
+        self.stored = StoredFile(path)
+        try:
+            if self.stored.head.state != "complete":
+                raise EmbedcalError(
+                    f"expected a finished cache, found one that is still being built in {path}: "
+                    "run the command that began it again; it resumes"
+                )
+            self.meta = read_meta(self.stored)
+            check_labels(self.stored, self.meta)
+        except BaseException:
+            self.stored.close()
+            raise
+
+    def __enter__(self) -> FeatureCache:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __len__(self) -> int:
+        return self.meta.rows
+
+    def close(self) -> None:
+        self.stored.close()
+
+    # Facts and labels
+
+    @property
+    def fingerprint(self) -> str:
+        return self.meta.fingerprint
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.meta.classes)
+
+    @cached_property
+    def samples(self) -> Samples:
+        stored = self.stored
+        return Samples(
+            ids=stored.text("/samples/id"),
+            paths=stored.text("/samples/path"),
+            y=stored.read("/samples/y").astype(np.int64),
+            split=stored.read("/samples/split").astype(np.int64),
+            status=stored.read("/samples/status").astype(np.int64),
+            reasons=stored.text("/samples/reason"),
+            attributes={
+                name: stored.read(labels_path(stored, name)).astype(np.int64)
+                for name, _ in self.meta.attributes
+            },
+            box=stored.read("/samples/box") if "/samples/box" in stored.arrays else None,
+            masks=stored.text("/samples/mask") if "/samples/mask" in stored.arrays else None,
+        )
+
+    def n_attributes(self, attribute: str | None = None) -> int:
+        """Number A of attribute values; of the product of all attributes where none is named."""
+        return len(self.attribute_values(attribute))
+
+    def attribute_values(self, attribute: str | None = None) -> tuple[str, ...]:
+        """Value names; those of a product are joined: ``"water, male"``. Empty without any."""
+        names: list[tuple[str, ...]] = []
+        for _, values in self._selected(attribute):
+            names = [(*left, right) for left in (names or [()]) for right in values]
+        return tuple(", ".join(parts) for parts in names)
+
+    def group_names(self, attribute: str | None = None) -> tuple[str, ...]:
+        """``"class | value"`` for every group, in the order of ``g = y * A + a``."""
+        values = self.attribute_values(attribute)
+        return tuple(f"{name} | {value}" for name in self.meta.classes for value in values)
+
+    def _selected(self, attribute: str | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        if attribute is None:
+            return self.meta.attributes
+        chosen = tuple(pair for pair in self.meta.attributes if pair[0] == attribute)
+        if not chosen:
+            known = ", ".join(name for name, _ in self.meta.attributes) or "none"
+            raise EmbedcalError(
+                f"expected one of the cache's attributes ({known}), found '{attribute}': "
+                "name one of them"
+            )
+        return chosen
+
+    def _attribute_labels(self, attribute: str | None) -> IntArray | None:
+        """(N,) values of one attribute or of the product of all; -1 where one is unknown."""
+        labels: IntArray | None = None
+        for name, values in self._selected(attribute):
+            part = self.samples.attributes[name]
+            if labels is None:
+                labels = part
+            else:
+                known = (labels >= 0) & (part >= 0)
+                labels = np.where(known, labels * len(values) + part, -1)
+        return labels
+
+    # Features
+
+    def read(self, level: Level = "embedding") -> npt.NDArray[np.float32]:
+        """Features of all rows at one level, float32, un-normalised; zeros where unreadable.
+
+        Where float32 is what is stored, these are pages of the file, private to the caller: they
+        may be written to, the file stays as it is, and memory is taken only by pages that are.
+        Non-finite features are refused with their row numbers.
+        """
+        path = self._level_path(level)
+        pages = self.stored.map(path)
+        out = pages if pages.dtype == np.float32 else np.empty(pages.shape, np.float32)
+        flat = out.reshape(len(pages), -1)
+        step = max(1, _CHUNK // max(1, self.stored.arrays[path].row_bytes))
+        for start in range(0, len(flat), step):
+            block = flat[start : start + step]
+            if out is not pages:
+                block[...] = pages[start : start + step].reshape(block.shape)
+            _check_finite(block, np.arange(start, start + len(block)), level)
+        return out
+
+    def tokens(self, rows: IntArray) -> npt.NDArray[np.float32]:
+        """Tokens (n, L, M) of some rows in the order asked for, float32."""
+        rows = np.asarray(rows)
+        if rows.size and not (rows.min() >= 0 and rows.max() < self.meta.rows):
+            raise EmbedcalError(
+                f"expected rows between 0 and {self.meta.rows - 1}, found {rows.min()} to "
+                f"{rows.max()}: ask for rows of this cache"
+            )
+        return self._gather("tokens", rows)
+
+    def split(
+        self, name: Split, level: Level = "embedding", attribute: str | None = None
+    ) -> Examples:
+        """One split's encoded rows: ``x`` float32, ``y``, ``rows``, and ``a`` and ``g`` if known.
+
+        ``a`` and ``g`` are there when the split has an attribute label at all; rows without one
+        have -1 in both. Of several attributes, ``attribute`` chooses one, None their product.
+        """
+        if name not in SPLITS:
+            raise EmbedcalError(
+                f"expected a split among {', '.join(SPLITS)}, found '{name}': choose one of them"
+            )
+        samples = self.samples
+        chosen = (samples.split == SPLITS.index(name)) & (samples.status == OK)
+        rows = np.flatnonzero(chosen)
+        arrays: dict[str, npt.NDArray[Any]] = {
+            "x": self._gather(level, rows),
+            "y": samples.y[rows],
+            "rows": rows,
+        }
+        labels = self._attribute_labels(attribute)
+        if labels is not None and (labels[rows] >= 0).any():
+            a = labels[rows]
+            arrays["a"] = a
+            arrays["g"] = np.where(a >= 0, arrays["y"] * self.n_attributes(attribute) + a, -1)
+        return Examples(split=name, arrays=arrays)
+
+    def _level_path(self, level: str) -> str:
+        if level not in self.meta.levels:
+            kept = ", ".join(self.meta.levels)
+            raise EmbedcalError(
+                f"expected level '{level}' in the cache, found {kept} in {self.meta.path}: make a "
+                "cache that keeps it" + (" with --tokens" if level == "tokens" else "")
+            )
+        return f"/images/{level}"
+
+    def _gather(self, level: Level, rows: IntArray) -> npt.NDArray[np.float32]:
+        """Some rows through mapped pages, in the order of the file, converted block by block."""
+        pages = self.stored.map(self._level_path(level))
+        out = np.empty((len(rows), *pages.shape[1:]), np.float32)
+        flat = out.reshape(len(rows), math.prod(pages.shape[1:]))
+        source = pages.reshape(len(pages), -1)
+        step = max(1, _CHUNK // max(1, pages[:1].nbytes))
+        order = np.argsort(rows, kind="stable")
+        for start in range(0, len(rows), step):
+            places = order[start : start + step]
+            block = source.take(rows[places], axis=0).astype(np.float32, copy=False)
+            _check_finite(block, rows[places], level)
+            flat[places] = block
+        return out
+
+    # Text and projection
+
+    @property
+    def banks(self) -> tuple[str, ...]:
+        """Names of the text banks; empty for an image-only encoder."""
+        return tuple(unescape_name(name) for name in self.stored.below("/text/"))
+
+    def text(self, bank: str) -> TextBank:
+        """One bank's text features through every template."""
+        if bank not in self.banks:
+            raise EmbedcalError(
+                f"expected a text bank '{bank}', found {', '.join(self.banks) or 'none'} in "
+                f"{self.meta.path}: give its prompts (for classes --classes, for attribute values "
+                "--attributes) and use an encoder that has a text tower"
+            )
+        pooled = f"/text/{bank}/pooled"
+        return TextBank(
+            name=bank,
+            prompts=self.stored.text(f"/text/{bank}/prompt"),
+            templates=self.meta.templates,
+            embedding=_finite(self.stored.read(f"/text/{bank}/embedding"), f"text bank {bank}"),
+            pooled=_finite(self.stored.read(pooled), f"text bank {bank}")
+            if pooled in self.stored.arrays
+            else None,
+        )
+
+    def projection(self) -> Projection | None:
+        """The weights between pooled and embedding, or None where the encoder has none."""
+        found = {
+            path.removeprefix("/projection/"): self.stored.read(path)
+            for path in self.stored.arrays
+            if path.startswith("/projection/")
+        }
+        if "image_weight" not in found:
+            return None
+        return Projection(
+            image_weight=found["image_weight"],
+            image_bias=found.get("image_bias"),
+            text_weight=found.get("text_weight"),
+            logit_scale=float(found["logit_scale"][0]) if "logit_scale" in found else None,
+            attnpool={
+                unescape_name(name.removeprefix("attnpool/")): array
+                for name, array in found.items()
+                if name.startswith("attnpool/")
+            },
+            attnpool_heads=int(found["attnpool_heads"][0]) if "attnpool_heads" in found else 0,
+        )
+
+
+def _finite(array: FloatArray, what: str) -> FloatArray:
+    if not np.isfinite(array).all():
+        raise EmbedcalError(
+            f"expected finite features, found NaN or infinity in {what}: make the cache again"
+        )
+    return array
+
+
+def _check_finite(block: FloatArray, rows: IntArray, level: str) -> None:
+    flat = block.reshape(-1)
+    with np.errstate(all="ignore"):
+        # A sum of squares is finite only if all terms are, and costs less than looking at each.
+        if np.isfinite(np.dot(flat, flat)):
+            return
+    bad = rows[~np.isfinite(block).all(axis=1)]
+    if len(bad):
+        listed = ", ".join(str(int(row)) for row in bad[:10])
+        raise EmbedcalError(
+            f"expected finite features, found NaN or infinity at level {level} in rows {listed}"
+            f"{' and more' if len(bad) > 10 else ''}: encode them again in fp32"
+        )
