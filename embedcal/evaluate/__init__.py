@@ -1,0 +1,33 @@
+"""Predictions -> metrics, their intervals, their summary over seeds, and rules to select by."""
+
+from embedcal.evaluate.intervals import Interval, Intervals, bootstrap
+from embedcal.evaluate.metrics import Metrics, evaluate, evaluate_strata
+from embedcal.evaluate.overlap import Overlap, aiou, iou, overlap
+from embedcal.evaluate.record import as_dict, intervals_from_dict, metrics_from_dict
+from embedcal.evaluate.selection import RULES, Rule, default_rule, rule
+from embedcal.evaluate.strata import Strata, strata
+from embedcal.evaluate.summary import Summary, summarise
+
+__all__ = [
+    "RULES",
+    "Interval",
+    "Intervals",
+    "Metrics",
+    "Overlap",
+    "Rule",
+    "Strata",
+    "Summary",
+    "aiou",
+    "as_dict",
+    "bootstrap",
+    "default_rule",
+    "evaluate",
+    "evaluate_strata",
+    "intervals_from_dict",
+    "iou",
+    "metrics_from_dict",
+    "overlap",
+    "rule",
+    "strata",
+    "summarise",
+]

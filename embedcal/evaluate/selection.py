@@ -1,0 +1,104 @@
+"""Rules that choose an epoch, a C or a variant, each with the labels that it looks at.
+
+Chosen on validation by name, recorded in every run. Names as in the results; the one that looks
+at test says "oracle". Group labels for selection are labels used: ``val.worst_class`` is the rule
+for those who have none (SubpopBench: Yang et al. 2023, arXiv:2302.12254).
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embedcal.evaluate.metrics import Metrics
+from embedcal.types import EmbedcalError, Split
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """A way to choose among epochs or runs.
+
+    ``needs`` are the arrays that it reads, in the words of a method's needs; ``split`` is the
+    split whose metrics ``score`` wants, None for a rule that looks at none. An ``oracle`` looks
+    at test: an upper bound, never a result.
+    """
+
+    name: str
+    statistic: str | None
+    split: Split | None
+    needs: frozenset[str]
+
+    @property
+    def oracle(self) -> bool:
+        return self.split == "test"
+
+    def score(self, metrics: Metrics) -> float:
+        """The number to maximise, from metrics of ``split``; 0 for a rule that looks at none."""
+        if self.statistic is None:
+            return 0.0
+        value: float | None = getattr(metrics, self.statistic)
+        if value is None:
+            raise EmbedcalError(
+                f"expected attribute labels on {self.split} for the rule '{self.name}', found "
+                "none: choose 'val.worst_class', or add an attribute to the data set"
+            )
+        return value
+
+    def improves(self, score: float, best: float | None) -> bool:
+        """Whether an epoch replaces the best so far: strictly better, so that the first wins ties.
+
+        (Group DRO, WILDS and the CLIP fine-tuning papers compare with >.) Under ``last`` every
+        epoch replaces the one before.
+        """
+        return self.statistic is None or best is None or score > best
+
+    def best_index(self, scores: Sequence[float]) -> int:
+        """The epoch that the rule keeps: the first best, or the last under ``last``."""
+        if len(scores) == 0:
+            raise EmbedcalError(
+                f"expected at least one epoch to choose from by '{self.name}', found none: "
+                "train for one epoch or more"
+            )
+        chosen = 0
+        for index, score in enumerate(scores):
+            if self.improves(score, scores[chosen]):
+                chosen = index
+        return chosen
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        name="val.worst_group",
+        statistic="worst_group",
+        split="val",
+        needs=frozenset({"val.y", "val.g"}),
+    ),
+    Rule(name="val.worst_class", statistic="worst_class", split="val", needs=frozenset({"val.y"})),
+    Rule(name="val.mean", statistic="mean", split="val", needs=frozenset({"val.y"})),
+    Rule(name="last", statistic=None, split=None, needs=frozenset()),
+    Rule(
+        name="oracle.worst_group",
+        statistic="worst_group",
+        split="test",
+        needs=frozenset({"test.y", "test.g"}),
+    ),
+)
+
+
+def rule(name: str) -> Rule:
+    """The rule of that name; EmbedcalError with the nearest name otherwise."""
+    for known in RULES:
+        if known.name == name:
+            return known
+    names = [known.name for known in RULES]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else "choose one of them"
+    raise EmbedcalError(
+        f"expected a selection rule among {', '.join(names)}, found '{name}': {hint}"
+    )
+
+
+def default_rule(has_attributes: bool) -> Rule:  # noqa: FBT001 - one question, one answer
+    """``val.worst_group`` where attributes exist, else ``val.worst_class``."""
+    return rule("val.worst_group" if has_attributes else "val.worst_class")
