@@ -1,0 +1,5 @@
+"""``python -m embedcal`` is the command."""
+
+from embedcal.cli import main
+
+main()

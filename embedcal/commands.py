@@ -1,0 +1,92 @@
+"""Methods as commands: one sub-command of ``fit`` a method, its options from the dataclass."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import Field
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.core import TyperGroup
+
+from embedcal import methods
+
+if TYPE_CHECKING:
+    from embedcal.methods.base import Method
+
+FitCallback = Callable[[str, Mapping[str, Any], Mapping[str, Any]], None]
+
+# Both --batch-size and --batch_size are accepted, as in the neighbouring tools.
+CONTEXT = {
+    "token_normalize_func": lambda token: token.replace("_", "-"),
+    "help_option_names": ["-h", "--help"],
+}
+
+
+def method_group(run: FitCallback, common: Callable[..., None]) -> type[TyperGroup]:
+    """A group with one command a method, made when it is asked for.
+
+    ``run(name, options, shared)`` is called with the method's own options and those that
+    ``common``, a function with typer's annotations, declares for all of them.
+    """
+
+    class MethodGroup(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            return methods.names()
+
+        def get_command(self, ctx: Any, cmd_name: str) -> Any:
+            name = cmd_name if cmd_name.endswith(".py") else cmd_name.replace("_", "-").lower()
+            return _command(methods.find(name), name, run, common)
+
+        def format_commands(self, ctx: Any, formatter: Any) -> None:
+            """Names alone: a summary of each would import torch (``embedcal methods`` has them)."""
+
+    return MethodGroup
+
+
+def _command(cls: type[Method], name: str, run: FitCallback, common: Callable[..., None]) -> Any:
+    from embedcal.methods.base import options
+
+    hints = get_type_hints(cls)
+    own = {item.name: item for item in options(cls)}
+    shared = [
+        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for parameter in inspect.signature(common, eval_str=True).parameters.values()
+    ]
+    own_parameters = [_parameter(item, hints[item.name], cls) for item in own.values()]
+
+    def command(**given: Any) -> None:
+        chosen = {
+            key: tuple(value) if isinstance(value, list) else value
+            for key, value in given.items()
+            if key in own
+        }
+        run(name, chosen, {key: value for key, value in given.items() if key not in own})
+
+    command.__signature__ = inspect.Signature([*own_parameters, *shared])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in [*own_parameters, *shared]}
+    app = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
+    app.command(name, help=inspect.cleandoc(cls.__doc__ or "").replace("``", ""))(command)
+    return typer.main.get_command(app)
+
+
+def _parameter(item: Field[Any], hint: Any, cls: type[Method]) -> inspect.Parameter:
+    from embedcal.methods.base import default_of
+
+    choices = cls.variants if item.name == "variant" else item.metadata["choices"]
+    many = getattr(hint, "__origin__", None) is tuple
+    kind = list[hint.__args__[0]] if many else hint
+    return inspect.Parameter(
+        item.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=list(default_of(item)) if many else default_of(item),
+        annotation=Annotated[
+            kind,
+            typer.Option(
+                help=item.metadata["help"],
+                metavar="|".join(choices) or None,
+                rich_help_panel=f"Options of {cls.name}",
+            ),
+        ],
+    )

@@ -1,0 +1,83 @@
+"""What a run keeps: for each selection rule its epoch, its head, and predictions."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from embedcal.evaluate import Rule, evaluate_strata
+from embedcal.heads import Head, predict
+from embedcal.types import Level, Split
+from embedcal.workbench import Workbench
+
+
+@dataclass(kw_only=True)
+class Kept:
+    """The best epoch so far under one rule."""
+
+    epoch: int
+    score: float
+    head: Head
+
+
+@dataclass
+class Keeper:
+    """Watches a training run and keeps the best head under every rule.
+
+    It holds the labels that the method itself may not see. Test is read by an oracle rule only.
+    """
+
+    on: Workbench
+    level: Level
+    rules: tuple[Rule, ...]
+    device: str
+    best: dict[str, Kept] = field(default_factory=dict)
+    curve: list[dict[str, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        splits: set[Split] = {"val", *(rule.split or "val" for rule in self.rules)}
+        self._strata = {split: self.on.strata(split, self.level) for split in splits}
+        self._x = {
+            split: torch.as_tensor(self.on.split(split, self.level).x).to(self.device)
+            for split in splits
+        }
+
+    def __call__(self, epoch: int, head: Head) -> None:
+        found = {
+            split: evaluate_strata(predict(head, x).argmax(1).cpu().numpy(), self._strata[split])
+            for split, x in self._x.items()
+        }
+        val = found["val"]
+        point = {"epoch": epoch, "val.mean": val.mean, "val.worst_class": val.worst_class}
+        if val.worst_group is not None:
+            point["val.worst_group"] = val.worst_group
+        self.curve.append(point)
+        for rule in self.rules:
+            score = rule.score(found[rule.split or "val"])
+            before = self.best.get(rule.name)
+            if rule.improves(score, before.score if before else None):
+                self.best[rule.name] = Kept(epoch=epoch, score=score, head=copy.deepcopy(head))
+
+
+def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule, ...]:
+    """The rules to keep a head for: all that the labels allow, an oracle only if wanted."""
+    return tuple(
+        rule
+        for rule in rules
+        if (on.attributes or not any(need.endswith(".g") for need in rule.needs))
+        and (not rule.oracle or rule == wanted)
+    )
+
+
+def logits_of(head: Head, on: Workbench, level: Level) -> dict[str, Tensor]:
+    """Validation and test logits (n, C) of a finished head, rows in the cache's order."""
+    device = next(head.parameters()).device
+    splits: tuple[Split, ...] = ("val", "test")
+    return {
+        split: predict(head, torch.as_tensor(on.split(split, level).x).to(device)).cpu()
+        for split in splits
+    }

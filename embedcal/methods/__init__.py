@@ -1,0 +1,78 @@
+"""Methods: one method, one paper, one file. A dropped file is found; nothing else is edited."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embedcal.errors import EmbedcalError
+
+if TYPE_CHECKING:
+    from embedcal.methods.base import Method
+
+ENTRY_POINTS = "embedcal.methods"
+
+
+def names() -> list[str]:
+    """Every method's name, from the files of this package and from installed packages.
+
+    Nothing is imported for it: a method's file is its name with ``_`` for ``-``.
+    """
+    from importlib.metadata import entry_points  # it costs a tenth of a second
+
+    own = [m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "base"]
+    return sorted({*own, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method by its name, or the one that a file ``path.py`` defines.
+
+    Raises EmbedcalError with the nearest names for anything else. A file runs only when it is
+    named here.
+    """
+    from importlib.metadata import entry_points
+
+    from embedcal.methods.base import REGISTRY
+
+    if name.endswith(".py"):
+        return _from_file(Path(name))
+    if name in REGISTRY:
+        return REGISTRY[name]
+    if name not in names():
+        near = difflib.get_close_matches(name, names(), n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(names())}"
+        raise EmbedcalError(f"expected the name of a method, found '{name}': {hint}")
+    for point in entry_points(group=ENTRY_POINTS, name=name):
+        point.load()
+        break
+    else:
+        importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
+    return REGISTRY[name]
+
+
+def _from_file(path: Path) -> type[Method]:
+    from embedcal.methods.base import REGISTRY
+
+    if not path.is_file():
+        raise EmbedcalError(f"expected a file with a method, found no file at {path}")
+    known = set(REGISTRY.values())
+    spec = importlib.util.spec_from_file_location(f"embedcal_method_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise EmbedcalError(f"expected {path} to import, found {error!r}: mend the file") from error
+    new = [cls for cls in REGISTRY.values() if cls not in known]
+    if len(new) != 1:
+        raise EmbedcalError(
+            f"expected {path} to define one named method, found {len(new)}: give one class a name"
+        )
+    return new[0]

@@ -1,0 +1,279 @@
+"""Deep feature reweighting: refit the last layer on data balanced over groups."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from embedcal.heads import LinearHead
+from embedcal.methods.base import Solver, option
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Level, Task
+
+CLASS_WEIGHTS = (1.0, 2.0, 3.0, 10.0, 100.0, 300.0, 1000.0)
+
+
+class Scaler(NamedTuple):
+    """Mean and standard deviation (d,) of the features; a constant feature keeps its scale."""
+
+    mean: FloatArray
+    scale: FloatArray
+
+    def __call__(self, x: FloatArray) -> FloatArray:
+        return (x - self.mean) / self.scale
+
+
+def fit_scaler(x: FloatArray) -> Scaler:
+    """Per-feature mean and standard deviation over rows (n, d), in float64."""
+    x = x.astype(np.float64)
+    std = x.std(0)
+    return Scaler(x.mean(0), np.where(std > 10 * np.finfo(np.float64).eps, std, 1.0))
+
+
+def balanced_subset(g: IntArray, rng: np.random.Generator) -> IntArray:
+    """Rows of a random subset with as many members of each group as the smallest one has.
+
+    ``g`` (n,) groups; groups that do not occur in it do not count. Returns shuffled positions.
+    """
+    present, sizes = np.unique(g, return_counts=True)
+    picks = [rng.permutation(np.flatnonzero(g == group))[: sizes.min()] for group in present]
+    return rng.permutation(np.concatenate(picks))
+
+
+class Fit(NamedTuple):
+    """One regularised logistic regression, one row a class (one-vs-rest) or one row for two."""
+
+    coef: FloatArray  # (K, d), K = 1 for two classes, else C
+    intercept: FloatArray  # (K,)
+
+    def predict(self, x: FloatArray) -> IntArray:
+        """Classes (n,) for standardised rows; an exact tie is class 0."""
+        score = x @ self.coef.T + self.intercept
+        return (score[:, 0] > 0).astype(np.int64) if len(self.coef) == 1 else score.argmax(1)
+
+
+def logistic_l1(
+    x: FloatArray,
+    y: IntArray,
+    n_classes: int,
+    c: float,
+    *,
+    weights: tuple[float, ...],
+    max_iter: int,
+    seed: int,
+) -> Fit:
+    """Minimises ||w||_1 + |b| + c sum_i v_{y_i} log(1 + exp(-t_i (w.x_i + b))), t_i in {-1, 1}.
+
+    liblinear penalises the intercept too, as in the official code. It is binary, so more than two
+    classes are fitted one against the rest. ``x`` (n, d) standardised; ``weights`` (C,) are v.
+    """
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    rows = [1] if n_classes == 2 else range(n_classes)
+    coef, intercept = [], []
+    for positive in rows:
+        target = (y == positive).astype(np.int64)
+        if len(np.unique(target)) < 2:
+            raise EmbedcalError(
+                f"expected every class in each balanced subset, found class {positive} "
+                f"{'alone' if target.any() else 'missing'}: give val rows of all classes"
+            )
+        rest = next((w for k, w in enumerate(weights) if k != positive), 1.0)
+        model = LogisticRegression(
+            l1_ratio=1,
+            solver="liblinear",
+            C=c,
+            class_weight={0: rest, 1: weights[positive]},
+            max_iter=max_iter,
+            random_state=seed,
+        )
+        with warnings.catch_warnings():
+            # The official tuning stops after 20 iterations on purpose.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            model.fit(x, target)
+        coef.append(model.coef_[0])
+        intercept.append(model.intercept_[0])
+    return Fit(np.stack(coef), np.asarray(intercept))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DFR(Solver):
+    """Minimises an L1 logistic loss over group-balanced subsets, and averages the fits.
+
+    Kirichenko et al., 2023 (arXiv:2204.02937). Variant ``val``: DFR_Tr^Val, balanced subsets of
+    the validation split; C is chosen with one half of it and the final fits use all of it, so the
+    validation column is in-sample. Variant ``train``: DFR_Tr^Tr, balanced subsets of train, C
+    chosen on all of val. Each fit draws a fresh subset; coefficients are averaged over
+    ``refits``. Deviations: C is scored on ``halves`` random halves of val and not on one, which
+    at a hundred rows a group is noise (``--halves 1`` is the official search); every fit has a
+    seed of its own; more than two classes are fitted one against the rest.
+    """
+
+    name = "dfr"
+    variants = ("val", "train")
+    selection = "own.worst_group"
+
+    variant: str = option("val", "balanced subsets of val, or of train")
+    features: str = option(
+        "embedding",
+        "what is standardised and fitted",
+        choices=("embedding", "normalised", "pooled"),
+        grid=("embedding", "pooled"),
+    )
+    c: tuple[float, ...] = option(
+        (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), "candidates for the inverse strength C"
+    )
+    halves: int = option(5, "random halves of val that C is scored on; the official code has 1")
+    refits: int = option(0, "balanced fits to average; 0: 20 for val, 10 for train")
+    class_weights: str = option(
+        "off", "search weights of either class too", choices=("off", "search")
+    )
+    scaler: str = option(
+        "train",
+        "split whose mean and deviation the final fits use: train (Kirichenko) or val (Izmailov)",
+        choices=("train", "val"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.c or min(self.c) <= 0:
+            raise EmbedcalError(f"expected --c to be positive numbers, found {list(self.c)}")
+        if self.halves < 1 or self.refits < 0:
+            raise EmbedcalError(
+                f"expected --halves of 1 or more and --refits of 0 or more, found {self.halves} "
+                f"and {self.refits}"
+            )
+
+    @property
+    def tunes_on_val(self) -> bool:  # type: ignore[override]  # by variant: val is fitted, or not
+        return self.variant == "val"
+
+    @property
+    def head_name(self) -> str:
+        return "linear"
+
+    @property
+    def level(self) -> Level:
+        return "pooled" if self.features == "pooled" else "embedding"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        labels = {"val.y", "val.g"}
+        if self.variant == "train":
+            labels |= {"train.y", "train.g"}
+        return frozenset({"train.x", "val.x", *labels})
+
+    def solve(self, task: Task, seed: int) -> LinearHead:
+        from threadpoolctl import threadpool_limits
+
+        with threadpool_limits(1):  # liblinear's small products are far slower on many threads
+            return self._solve(task, np.random.default_rng([seed, 0]))
+
+    def _solve(self, task: Task, rng: np.random.Generator) -> LinearHead:
+        from_val = self.variant == "val"
+        source = task.val if from_val else task.train
+        x, y, g = self._features(source.x), source.y, source.g
+        _check_groups(g, task)
+        final = fit_scaler(self._features(task.train.x) if self.scaler == "train" else x)
+        c, weights = (
+            self._tune_on_halves(x, y, g, task.n_classes, rng)
+            if from_val
+            else self._tune_on_val(x, y, g, task, final, rng)
+        )
+        x = final(x)
+        fits = []
+        for _ in range(self.refits or (20 if from_val else 10)):
+            rows = balanced_subset(g, rng)
+            fits.append(self._fit(x[rows], y[rows], task.n_classes, c, weights, rng))
+        coef = np.mean([fit.coef for fit in fits], axis=0)
+        intercept = np.mean([fit.intercept for fit in fits], axis=0)
+        return self._head(coef / final.scale, intercept - coef @ (final.mean / final.scale))
+
+    def _features(self, x: FloatArray) -> FloatArray:
+        x = x.astype(np.float64)
+        return x / np.linalg.norm(x, axis=1, keepdims=True) if self.features == "normalised" else x
+
+    def _fit(
+        self,
+        x: FloatArray,
+        y: IntArray,
+        n_classes: int,
+        c: float,
+        weights: tuple[float, ...],
+        rng: np.random.Generator,
+        max_iter: int = 100,
+    ) -> Fit:
+        seed = int(rng.integers(2**31))
+        return logistic_l1(x, y, n_classes, c, weights=weights, max_iter=max_iter, seed=seed)
+
+    def _candidates(self, n_classes: int) -> list[tuple[float, tuple[float, ...]]]:
+        """Every C with every class weighting, one class raised at a time."""
+        even = (1.0,) * n_classes
+        weightings = [even]
+        if self.class_weights == "search":
+            weightings += [
+                tuple(w if k == raised else 1.0 for k in range(n_classes))
+                for raised in range(n_classes)
+                for w in CLASS_WEIGHTS[1:]
+            ]
+        return [(c, weights) for c in self.c for weights in weightings]
+
+    def _tune_on_halves(
+        self, x: FloatArray, y: IntArray, g: IntArray, n_classes: int, rng: np.random.Generator
+    ) -> tuple[float, tuple[float, ...]]:
+        """Fit a balanced half, score the other; the first of equals, so the largest C, wins."""
+        candidates = self._candidates(n_classes)
+        scores = np.zeros(len(candidates))
+        for _ in range(self.halves):
+            order = rng.permutation(len(y))
+            scored, fitted = order[: len(y) // 2], order[len(y) // 2 :]
+            rows = fitted[balanced_subset(g[fitted], rng)]
+            scale = fit_scaler(x[rows])
+            inside, outside = scale(x[rows]), scale(x[scored])
+            for k, (c, weights) in enumerate(candidates):
+                fit = self._fit(inside, y[rows], n_classes, c, weights, rng)
+                scores[k] += _worst_group(fit.predict(outside) == y[scored], g[scored])
+        return candidates[int(np.argmax(scores))]
+
+    def _tune_on_val(
+        self,
+        x: FloatArray,
+        y: IntArray,
+        g: IntArray,
+        task: Task,
+        scale: Scaler,
+        rng: np.random.Generator,
+    ) -> tuple[float, tuple[float, ...]]:
+        """Fit one balanced subset of train (20 iterations), score the whole of val."""
+        rows = balanced_subset(g, rng)
+        inside, outside = scale(x[rows]), scale(self._features(task.val.x))
+        scores = []
+        for c, weights in self._candidates(task.n_classes):
+            fit = self._fit(inside, y[rows], task.n_classes, c, weights, rng, max_iter=20)
+            scores.append(_worst_group(fit.predict(outside) == task.val.y, task.val.g))
+        return self._candidates(task.n_classes)[int(np.argmax(scores))]
+
+    def _head(self, coef: FloatArray, intercept: FloatArray) -> LinearHead:
+        """The averaged fit as a head over raw features, its scaler folded in."""
+        if len(coef) == 1:  # two classes: half the margin on either side, the same decision
+            coef, intercept = np.vstack([-coef, coef]) / 2, np.hstack([-intercept, intercept]) / 2
+        weight, bias = torch.tensor(coef), torch.tensor(intercept)
+        normalise = self.features == "normalised"
+        return LinearHead(weight.float(), bias.float(), normalise=normalise, level=self.level)
+
+
+def _worst_group(correct: np.ndarray, g: IntArray) -> float:
+    return min(float(correct[g == group].mean()) for group in np.unique(g))
+
+
+def _check_groups(g: IntArray, task: Task) -> None:
+    present = len(np.unique(g))
+    if present < 2:
+        raise EmbedcalError(
+            f"expected at least two of {task.n_groups} groups to balance for dfr, found "
+            f"{present}: label the attribute of more rows"
+        )

@@ -1,0 +1,187 @@
+"""DFR against an independent solver, its own definition, and its withheld arrays."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from embedcal.heads import predict
+from embedcal.methods.dfr import DFR, balanced_subset, fit_scaler, logistic_l1
+from embedcal.types import EmbedcalError, Examples, Task, WithheldError
+
+
+def world(
+    n: int = 400, d: int = 12, n_classes: int = 2, seed: int = 0, *, rare: float = 0.1
+) -> dict[str, np.ndarray]:
+    """Rows with a core feature for y and a spurious one for a; a agrees with y but for ``rare``."""
+    rng = np.random.default_rng([seed, n, d])
+    y = rng.integers(n_classes, size=n)
+    a = np.where(rng.random(n) < rare, rng.integers(n_classes, size=n), y)
+    x = rng.normal(size=(n, d))
+    x[:, 0] += 2.5 * y
+    x[:, 1] += 2.5 * a
+    x[:, 2] = 3.0  # a constant feature must not divide by zero
+    return {"x": x.astype(np.float32), "y": y, "a": a, "g": y * n_classes + a}
+
+
+def task(train: dict[str, np.ndarray], val: dict[str, np.ndarray], n_classes: int = 2) -> Task:
+    return Task(
+        train=Examples(split="train", arrays=train),
+        val=Examples(split="val", arrays=val),
+        text={},
+        projection=None,
+        n_classes=n_classes,
+        n_attributes=n_classes,
+    )
+
+
+def objective(
+    w: np.ndarray, b: float, x: np.ndarray, y: np.ndarray, c: float, v: np.ndarray
+) -> float:
+    margin = np.where(y == 1, 1.0, -1.0) * (x @ w + b)
+    return float(np.abs(w).sum() + abs(b) + c * (v[y] * np.logaddexp(0, -margin)).sum())
+
+
+@pytest.mark.parametrize("c", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 3.0)])
+def test_the_fit_minimises_the_stated_objective(c: float, weights: tuple[float, ...]) -> None:
+    """Proximal gradient descent, written here, reaches no lower value of METHODS' formula."""
+    data = world(200, 6)
+    x, y, v = data["x"].astype(float), data["y"], np.array(weights)
+    fit = logistic_l1(x, y, 2, c, weights=weights, max_iter=1000, seed=0)
+    found = objective(fit.coef[0], fit.intercept[0], x, y, c, v)
+
+    design = np.hstack([x, np.ones((len(x), 1))])
+    step = 1 / (c * max(weights) * np.linalg.norm(design, 2) ** 2 / 4)
+    theta, ahead, momentum = np.zeros(7), np.zeros(7), 1.0
+    sign = np.where(y == 1, 1.0, -1.0)
+    for _ in range(6000):
+        grad = -c * design.T @ (v[y] * sign / (1 + np.exp(sign * (design @ ahead))))
+        moved = ahead - step * grad
+        new = np.sign(moved) * np.maximum(np.abs(moved) - step, 0)
+        grown = (1 + np.sqrt(1 + 4 * momentum**2)) / 2
+        theta, ahead, momentum = new, new + (momentum - 1) / grown * (new - theta), grown
+    best = objective(theta[:-1], theta[-1], x, y, c, v)
+    assert found == pytest.approx(best, rel=1e-3)
+    assert found >= best - 1e-6
+
+
+def test_balanced_subset_takes_the_smallest_size_of_each_present_group() -> None:
+    g = np.array([0] * 9 + [2] * 4 + [3] * 30)
+    rows = balanced_subset(g, np.random.default_rng(0))
+    assert len(set(rows.tolist())) == len(rows)
+    assert np.bincount(g[rows]).tolist() == [4, 0, 4, 4]
+
+
+def test_scaler_standardises_and_spares_constants() -> None:
+    x = world()["x"]
+    scaled = fit_scaler(x)(x)
+    np.testing.assert_allclose(scaled.mean(0), 0, atol=1e-6)
+    np.testing.assert_allclose(np.delete(scaled.std(0), 2), 1, rtol=1e-6)
+    assert np.abs(scaled[:, 2]).max() < 1e-6
+
+
+@pytest.mark.parametrize("variant", ["val", "train"])
+@pytest.mark.parametrize("features", ["embedding", "normalised"])
+def test_the_folded_head_decides_as_the_averaged_fits(variant: str, features: str) -> None:
+    """The head on raw rows equals mean coefficients on standardised rows, drawn again here."""
+    train, val = world(600, seed=1), world(300, seed=2, rare=0.8)
+    method = DFR(variant=variant, features=features, c=(0.1,), refits=3, halves=1)
+    head = method.solve(task(train, val), seed=5)
+
+    rng = np.random.default_rng([5, 0])
+    source = val if variant == "val" else train
+    unit = (
+        (lambda x: x / np.linalg.norm(x, axis=1, keepdims=True))
+        if features != "embedding"
+        else (lambda x: x)
+    )
+    x = unit(source["x"].astype(float))
+    scale = fit_scaler(unit(train["x"].astype(float)))
+    if variant == "val":
+        order = rng.permutation(len(x))
+        balanced_subset(source["g"][order[len(x) // 2 :]], rng)
+    else:
+        balanced_subset(source["g"], rng)
+    rng.integers(2**31)  # one candidate C was fitted while tuning
+    fits = []
+    for _ in range(3):
+        rows = balanced_subset(source["g"], rng)
+        fits.append(
+            logistic_l1(
+                scale(x[rows]),
+                source["y"][rows],
+                2,
+                0.1,
+                weights=(1.0, 1.0),
+                max_iter=100,
+                seed=int(rng.integers(2**31)),
+            )
+        )
+    margin = scale(x) @ np.mean([f.coef[0] for f in fits], 0) + np.mean([f.intercept for f in fits])
+    logits = predict(head, torch.as_tensor(source["x"])).numpy()
+    np.testing.assert_allclose(logits[:, 1] - logits[:, 0], margin, atol=2e-5)
+
+
+def test_it_repairs_what_a_plain_fit_gets_wrong() -> None:
+    train, val, test = (
+        world(2000, rare=0.02),
+        world(600, seed=3, rare=1.0),
+        world(4000, seed=4, rare=1.0),
+    )
+    plain = logistic_l1(
+        train["x"].astype(float), train["y"], 2, 1.0, weights=(1, 1), max_iter=100, seed=0
+    )
+    head = DFR().solve(task(train, val), seed=0)
+
+    def worst(predicted: np.ndarray) -> float:
+        return min((predicted == test["y"])[test["g"] == g].mean() for g in range(4))
+
+    before = worst(plain.predict(test["x"].astype(float)))
+    after = worst(predict(head, torch.as_tensor(test["x"])).argmax(1).numpy())
+    assert after > before + 0.1
+
+
+def test_more_than_two_classes_are_one_against_the_rest() -> None:
+    train, val = world(1500, n_classes=3, rare=0.5), world(900, n_classes=3, seed=9, rare=0.9)
+    head = DFR(c=(0.3,)).solve(task(train, val, n_classes=3), seed=0)
+    assert head.weight.shape == (3, 12)
+    accuracy = (predict(head, torch.as_tensor(val["x"])).argmax(1).numpy() == val["y"]).mean()
+    assert accuracy > 0.75
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not() -> None:
+    data = task(world(), world(seed=1))
+    once, again, other = (DFR().solve(data, seed).weight for seed in (3, 3, 4))
+    assert torch.equal(once, again)
+    assert not torch.equal(once, other)
+
+
+def test_variant_val_never_reads_a_label_of_train() -> None:
+    train = {"x": world()["x"]}
+    DFR().solve(task(train, world(seed=1)), seed=0)
+    with pytest.raises(WithheldError, match=r"train\.y"):
+        DFR(variant="train").solve(task(train, world(seed=1)), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"c": (0.0,)}, "positive"),
+        ({"halves": 0}, "1 or more"),
+        ({"variant": "vall"}, "val, train"),
+        ({"features": "tokens"}, "pooled"),
+    ],
+)
+def test_bad_options_are_one_line_that_names_the_choices(kwargs: dict, words: str) -> None:
+    with pytest.raises(EmbedcalError, match=words) as error:
+        DFR(**kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_one_group_alone_is_refused() -> None:
+    val = world(seed=1)
+    val["g"] = np.zeros_like(val["g"])
+    with pytest.raises(EmbedcalError, match="two of 4 groups"):
+        DFR().solve(task(world(), val), seed=0)

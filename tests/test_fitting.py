@@ -1,0 +1,216 @@
+"""Runs over a real cache: identity, reuse, selection, withholding, and what a mistake gets."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from embedcal.cache import FeatureCache, open_cache
+from embedcal.evaluate import rule
+from embedcal.fitting import configure, fit
+from embedcal.heads import predict
+from embedcal.methods import find, names
+from embedcal.methods.base import Gradient, Method, Offer, options
+from embedcal.runs import load_run
+from embedcal.types import EmbedcalError, WithheldError
+from embedcal.workbench import Workbench
+
+QUICK: dict[str, dict[str, Any]] = {
+    "erm": {"epochs": 3},
+    "group-dro": {"epochs": 3},
+    "dfr": {"c": (1.0,), "refits": 2},
+}
+
+
+@pytest.fixture
+def cache(birds: Path) -> Any:
+    with open_cache(birds) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_method_runs_and_says_what_it_used(name: str, cache: FeatureCache) -> None:
+    run = fit(name, cache, **QUICK.get(name, {}))
+    record = json.loads((run.folder / "run.json").read_text())
+    assert record == json.loads(json.dumps(run.record))
+    assert {"id", "method", "variant", "head", "options", "seed", "engine", "selection"} <= set(
+        record
+    )
+    assert {"labels_used", "cache", "seconds", "val", "test"} <= set(record)
+    for split in ("val", "test"):
+        metrics = record[split]
+        assert len(metrics["groups"]) == 4
+        assert metrics["worst_group"] == min(g for g in metrics["groups"] if g is not None)
+        low, high = metrics["interval"]["worst_group"]
+        assert low <= metrics["worst_group"] <= high
+    chosen = configure(name, QUICK.get(name, {})).resolve(Workbench(cache).offer)
+    used = set(chosen.needs)
+    if isinstance(chosen, Gradient):
+        used |= rule("val.worst_group").needs
+    assert record["labels_used"] == sorted(n for n in used if n.split(".")[1:] in (["y"], ["g"]))
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_method_never_gets_what_it_does_not_declare(name: str, cache: FeatureCache) -> None:
+    """Take one declared label away: the method must stumble, so it had no other way to it."""
+    bench = Workbench(cache)
+    method = configure(name, QUICK.get(name, {})).resolve(bench.offer)
+    task = bench.task(method)
+    for split in ("train", "val"):
+        held = {f"{split}.{key}" for key in getattr(task, split).arrays}
+        assert held <= method.needs
+    assert {f"text.{bank}" for bank in task.text} <= method.needs
+    for need in sorted(n for n in method.needs if n.endswith((".y", ".g"))):
+        split, key = need.split(".")
+        part = getattr(task, split)
+        less = replace(part, arrays={k: v for k, v in part.arrays.items() if k != key})
+        with pytest.raises(WithheldError, match=rf"{split}\.{key}"):
+            run_method(method, replace(task, **{split: less}))
+
+
+def run_method(method: Method, task: Any) -> None:
+    from embedcal.methods.base import Solver
+    from embedcal.train import train
+
+    if isinstance(method, Solver):
+        method.solve(task, 0)
+    else:
+        assert isinstance(method, Gradient)
+        train(method, task, seed=0)
+
+
+@pytest.mark.parametrize("name", names())
+def test_the_same_seed_gives_the_same_bits(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    once, again = (
+        fit(name, cache, seed=4, out=tmp_path / folder, **QUICK.get(name, {})) for folder in "ab"
+    )
+    assert once.id == again.id
+    assert torch.equal(once.predictions()["test"], again.predictions()["test"])
+    if name != "zeroshot":
+        other = fit(name, cache, seed=5, out=tmp_path / "a", **QUICK.get(name, {}))
+        assert other.id != once.id
+        assert not torch.equal(once.predictions()["test"], other.predictions()["test"])
+
+
+def test_a_finished_run_is_not_done_again_and_another_rule_trains_nothing(
+    cache: FeatureCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = fit("erm", cache, epochs=3)
+    monkeypatch.setattr("embedcal.train.train", lambda *a, **k: pytest.fail("trained again"))
+    assert fit("erm", cache, epochs=3).reused
+    last = fit("erm", cache, epochs=3, select="last")
+    assert last.id == first.id
+    assert last.record["selection"] == "last"
+    assert last.record["labels_used"] == ["train.y"]
+    head_logits = predict(last.head(), torch.tensor(cache.split("test", "pooled").x))
+    assert torch.equal(head_logits, last.predictions()["test"])
+    lines = (first.folder.parent / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["selection"] for line in lines] == ["val.worst_group", "last"]
+
+
+def test_the_kept_epoch_is_the_first_best_of_its_rule(cache: FeatureCache) -> None:
+    run = fit("erm", cache, epochs=6, lr=3e-3)
+    curve = [point["val.worst_group"] for point in run.record["curve"]]
+    assert run.record["epochs"]["val.worst_group"] == 1 + int(np.argmax(curve))
+    assert run.val["worst_group"] == max(curve)
+    assert run.record["epochs"]["last"] == 6
+
+
+def test_an_oracle_is_marked_and_kept_only_when_asked_for(cache: FeatureCache) -> None:
+    plain = fit("erm", cache, epochs=2)
+    assert "oracle.worst_group" not in plain.record["epochs"]
+    peeked = fit("erm", cache, epochs=2, select="oracle.worst_group")
+    assert peeked.record["oracle"] is True
+    assert {"test.y", "test.g"} <= set(peeked.record["labels_used"])
+
+
+def test_dfr_marks_its_validation_column(cache: FeatureCache) -> None:
+    assert fit("dfr", cache, **QUICK["dfr"]).val["in_sample"] is True
+    assert fit("dfr", cache, variant="train", **QUICK["dfr"]).val["in_sample"] is False
+
+
+def test_group_dro_with_eta_zero_and_iid_batches_weighs_groups_evenly(cache: FeatureCache) -> None:
+    """eta = 0 leaves q uniform over present groups; any eta > 0 must move away from it."""
+    still = fit("group-dro", cache, epochs=2, eta=0.0)
+    moved = fit("group-dro", cache, epochs=2, eta=5.0)
+    assert not torch.equal(still.predictions()["val"], moved.predictions()["val"])
+
+
+def test_a_run_folder_that_was_cut_off_is_done_again(cache: FeatureCache) -> None:
+    run = fit("dfr", cache, **QUICK["dfr"])
+    (run.folder / "run.json").unlink()
+    assert load_run(run.folder) is None
+    again = fit("dfr", cache, **QUICK["dfr"])
+    assert not again.reused
+    assert again.test == run.test
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "words"),
+    [
+        ("emr", {}, "did you mean erm"),
+        ("group-drow", {}, "did you mean group-dro"),
+        ("erm", {"learning_rate": 1.0}, "option of erm"),
+        ("erm", {"epochs": 0}, "at least 1"),
+        ("erm", {"head": "projecton"}, "projection, linear"),
+        ("erm", {"lr": "fast"}, "lr"),
+        ("erm", {"select": "val.worst"}, "did you mean"),
+        ("erm", {"attribute": "palce"}, "choose place"),
+        ("erm", {"seed": -1}, "seed"),
+        ("erm", {"lr": 1e9, "epochs": 2, "optimizer": "sgd"}, "lower --lr"),
+        ("erm", {"device": "cuda:99"}, "--device cpu"),
+        ("dfr", {"c": ()}, "positive"),
+    ],
+)
+def test_a_mistake_gets_one_line(
+    name: str, kwargs: dict[str, Any], words: str, cache: FeatureCache
+) -> None:
+    with pytest.raises(EmbedcalError, match=words) as error:
+        fit(name, cache, **kwargs)
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_in_a_file_works_as_one_of_ours(cache: FeatureCache, tmp_path: Path) -> None:
+    source = Path(find("erm").__module__.replace(".", "/") + ".py")
+    text = (Path(__file__).parent.parent / source).read_text()
+    mine = tmp_path / "mine.py"
+    mine.write_text(text.replace('name = "erm"', 'name = "mine"').replace("ERM(", "Mine("))
+    ours, theirs = fit("erm", cache, epochs=2), fit(str(mine), cache, epochs=2)
+    assert theirs.record["method"] == "mine"
+    assert torch.equal(ours.predictions()["test"], theirs.predictions()["test"])
+
+
+@pytest.mark.parametrize("content", ["1 +", "x = 1", "raise ValueError('no')"])
+def test_a_file_without_a_method_is_refused(
+    content: str, cache: FeatureCache, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.py").write_text(content)
+    with pytest.raises(EmbedcalError, match=r"bad\.py"):
+        fit(str(tmp_path / "bad.py"), cache)
+
+
+@pytest.mark.parametrize("name", names())
+def test_every_option_is_described_and_every_method_cites_a_source(name: str) -> None:
+    cls = find(name)
+    assert "arXiv" in (cls.__doc__ or "")
+    assert cls.name == name
+    for item in options(cls):
+        assert item.metadata["help"]
+
+
+def test_auto_takes_the_projection_only_where_there_is_one() -> None:
+    full = Offer(
+        levels=frozenset({"pooled", "embedding"}), banks=frozenset({"class"}),
+        projection=True, attributes=True,
+    )  # fmt: skip
+    assert configure("erm", {}).resolve(full).head_name == "projection"
+    for less in (replace(full, projection=False), replace(full, banks=frozenset())):
+        assert configure("erm", {}).resolve(less).head_name == "linear"
+        with pytest.raises(EmbedcalError, match="--head linear"):
+            configure("erm", {"head": "projection"}).resolve(less)
