@@ -24,7 +24,7 @@ demo: setup
 	@$(BIN)/embedcal demo
 
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 check: setup
 	$(BIN)/ruff format --check .

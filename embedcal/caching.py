@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     source: str | Path,
     *,
-    backbone: str = "RN50",
+    backbone: str | None = None,
     pretrained: str | None = None,
     precision: str = "fp32",
     device: str = "auto",
@@ -39,7 +39,8 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
 
     Args:
         source: a benchmark's name (``waterbirds``, ``birds``), a CSV file, or a folder.
-        backbone: ``tiny``, OpenAI's or open_clip's name, ``path/to/file.py:Name``.
+        backbone: ``tiny``, OpenAI's or open_clip's name, ``path/to/file.py:Name``; by default
+            ``tiny`` for the embedded birds, else ``RN50``.
         pretrained: a tag of open_clip's, or a file with weights.
         precision: arithmetic of the encoder, ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto`` is the accelerator where there is one.
@@ -65,7 +66,10 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     lines = read_templates(templates)
     manifest = read_manifest(source, root=root, options=read)
     encoder = load_encoder(
-        backbone, pretrained=pretrained, precision=precision, device=_device(device)
+        backbone or ("tiny" if str(source) == "birds" else "RN50"),
+        pretrained=pretrained,
+        precision=precision,
+        device=_device(device),
     )
     options = replace(
         build or BuildOptions(), templates=lines, out=Path(out) if out is not None else None

@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcal.commands import CONTEXT, method_group
+from embedcal.commands import CONTEXT, in_order, method_group
 from embedcal.errors import EmbedcalError
 
 app = typer.Typer(
     name="embedcal",
+    cls=in_order("demo", "cache", "fit", "info", "verify", "methods", "datasets"),
     help="Cache a frozen CLIP once, then train robust heads over it in seconds.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,11 +43,11 @@ def main() -> None:
     from typer.exceptions import TyperException
 
     try:
-        status = app(standalone_mode=False)
+        status = app(standalone_mode=False, prog_name="embedcal")
     except EmbedcalError as error:
         status = _fail(str(error))
     except TyperException as error:
-        status = _fail(_usage(error))
+        status = _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
     except BrokenPipeError:
@@ -69,7 +70,7 @@ def _root(
         raise typer.Exit
 
 
-@app.command()
+@app.command(short_help="the main job on embedded birds: cache, fit, one table")
 def demo(
     rows: Annotated[int, typer.Option(help="pictures to render")] = 5894,
     seeds: Annotated[int, typer.Option(help="head seeds a method")] = 3,
@@ -89,7 +90,7 @@ def demo(
     _answer(found.record, demo_report(found), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="encode a data set once into one HDF5 file")
 def cache(
     source: Annotated[str, typer.Argument(help="waterbirds, birds, a CSV file, or a folder")],
     backbone: Annotated[
@@ -231,10 +232,10 @@ def _fit_help() -> None:
     """
 
 
-app.add_typer(fit, name="fit")
+app.add_typer(fit, name="fit", short_help="train one method over a cache, in seconds")
 
 
-@app.command()
+@app.command(short_help="what is in a cache")
 def info(
     file: Annotated[
         Path | None, typer.Argument(help="a cache; by default the one used last")
@@ -253,7 +254,7 @@ def info(
         _answer(info_record(opened), info_report(opened), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="has any byte of a cache changed?")
 def verify(
     file: Annotated[
         Path | None, typer.Argument(help="a cache; by default the one used last")
@@ -274,7 +275,7 @@ def verify(
     _answer(record, f"{found.path}: every byte is as written", as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="every method and the labels that it reads")
 def methods(as_json: Json = False) -> None:
     """Every method: what it minimises, the labels that it reads, its options.
 
@@ -285,7 +286,7 @@ def methods(as_json: Json = False) -> None:
     _answer(methods_record(), methods_report(), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="the named data sets")
 def datasets(as_json: Json = False) -> None:
     """Named data sets: groups, where they come from, licence.
 
@@ -296,7 +297,7 @@ def datasets(as_json: Json = False) -> None:
     _answer(datasets_record(), datasets_report(), as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="make a cache of ready features")
 def import_features(
     file: Annotated[Path, typer.Argument(help=".npz with features, y, split, attributes")],
     out: Annotated[Path | None, typer.Option(help="the cache file to write")] = None,
@@ -352,11 +353,15 @@ def _fail(message: str) -> int:
     return 2
 
 
-def _usage(error: Any) -> str:
-    """A mistyped command or option in one line, with the nearest names."""
-    message = str(error.format_message()).strip().replace("\n", " ")
+def _usage(error: Any) -> int:
+    """A mistyped command or option in one line; the whole help where nothing was typed at all."""
+    message = str(error.format_message()).strip()
     ctx = getattr(error, "ctx", None)
-    return f"{message} (see '{ctx.command_path} --help')" if ctx is not None else message
+    if ctx is not None and message == ctx.get_help().strip():
+        sys.stderr.write(message + "\n")
+        return 2
+    see = f" (see '{ctx.command_path} --help')" if ctx is not None else ""
+    return _fail(message.replace("\n", " ") + see)
 
 
 def _remember(path: Path) -> None:

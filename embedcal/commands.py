@@ -24,6 +24,17 @@ CONTEXT = {
 }
 
 
+def in_order(*names: str) -> type[TyperGroup]:
+    """A group that lists these commands first, in this order: that in which they are needed."""
+
+    class Ordered(TyperGroup):
+        def list_commands(self, ctx: Any) -> list[str]:
+            listed = super().list_commands(ctx)
+            return sorted(listed, key=lambda n: names.index(n) if n in names else len(names))
+
+    return Ordered
+
+
 def method_group(run: FitCallback, common: Callable[..., None]) -> type[TyperGroup]:
     """A group with one command a method, made when it is asked for.
 
@@ -41,6 +52,8 @@ def method_group(run: FitCallback, common: Callable[..., None]) -> type[TyperGro
 
         def format_commands(self, ctx: Any, formatter: Any) -> None:
             """Names alone: a summary of each would import torch (``embedcal methods`` has them)."""
+            with formatter.section("Methods"):
+                formatter.write_text(f"{', '.join(self.list_commands(ctx))}, or FILE.py")
 
     return MethodGroup
 

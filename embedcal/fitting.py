@@ -194,7 +194,7 @@ def _selected(
         split: _metrics(logits[f"{selection}/{split}"], on, split, method.level)
         for split in ("val", "test")
     }
-    measured["val"]["in_sample"] = isinstance(method, Solver) and method.tunes_on_val
+    measured["val"]["in_sample"] = isinstance(method, Solver) and method.fits_val
     return {
         "selection": selection,
         "oracle": not solver and wanted.oracle,

@@ -107,7 +107,7 @@ def reselect(run: Run, record: Mapping[str, Any]) -> Run:
     (run.folder / "head.part").replace(run.folder / "head.safetensors")
     _write_json(run.folder / "run.json", record)
     append(run.folder.parent, record)
-    return Run(folder=run.folder, record=record)
+    return Run(folder=run.folder, record=record, reused=True)
 
 
 def load_run(folder: Path) -> Run | None:

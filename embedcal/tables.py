@@ -41,7 +41,9 @@ def labels_used(names: Sequence[str]) -> str:
 
 
 def plain_table(title: str | None = None) -> Table:
-    return Table(title=title, box=SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    return Table(
+        title=title, box=SIMPLE_HEAD, title_justify="left", caption_justify="left", pad_edge=False
+    )
 
 
 def facts(pairs: Mapping[str, object]) -> Table:

@@ -7,7 +7,8 @@ import random
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# One thread a worker: two that wait for each other are slower than one, and far slower when busy.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from jaxtyping import install_import_hook

@@ -223,7 +223,7 @@ class FeatureCache:
             kept = ", ".join(self.meta.levels)
             raise EmbedcalError(
                 f"expected level '{level}' in the cache, found {kept} in {self.meta.path}: make a "
-                "cache that keeps it" + (" with --tokens" if level == "tokens" else "")
+                "cache that keeps it" + (" with --keep tokens" if level == "tokens" else "")
             )
         return f"/images/{level}"
 

@@ -118,8 +118,12 @@ class Method:
 class Solver(Method):
     """A method that computes its head at once, without the training loop."""
 
-    tunes_on_val: ClassVar[bool] = False  # then its validation figures are in-sample
     selection: ClassVar[str] = "none"  # how it chooses among its own candidates
+
+    @property
+    def fits_val(self) -> bool:
+        """Whether its last fit uses validation rows, so that figures on them are in-sample."""
+        return False
 
     def solve(self, task: Task, seed: int) -> Head:
         """Task -> fitted head; the same head for the same seed."""

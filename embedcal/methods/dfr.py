@@ -105,12 +105,12 @@ class DFR(Solver):
     """Minimises an L1 logistic loss over group-balanced subsets, and averages the fits.
 
     Kirichenko et al., 2023 (arXiv:2204.02937). Variant ``val``: DFR_Tr^Val, balanced subsets of
-    the validation split; C is chosen with one half of it and the final fits use all of it, so the
-    validation column is in-sample. Variant ``train``: DFR_Tr^Tr, balanced subsets of train, C
+    the validation split; C is chosen with random halves of it and the final fits use all of it, so
+    the validation column is in-sample. Variant ``train``: DFR_Tr^Tr, balanced subsets of train, C
     chosen on all of val. Each fit draws a fresh subset; coefficients are averaged over
-    ``refits``. Deviations: C is scored on ``halves`` random halves of val and not on one, which
-    at a hundred rows a group is noise (``--halves 1`` is the official search); every fit has a
-    seed of its own; more than two classes are fitted one against the rest.
+    ``--refits`` of them. Deviations: C is scored on ``--halves`` random halves of val and not on
+    one, which at a hundred rows a group is noise (``--halves 1`` is the official search); every
+    fit has a seed of its own; more than two classes are fitted one against the rest.
     """
 
     name = "dfr"
@@ -149,7 +149,7 @@ class DFR(Solver):
             )
 
     @property
-    def tunes_on_val(self) -> bool:  # type: ignore[override]  # by variant: val is fitted, or not
+    def fits_val(self) -> bool:
         return self.variant == "val"
 
     @property
