@@ -133,11 +133,7 @@ def _run(method: Method, wanted: Rule, on: Workbench, seed: int, folder: Path, d
         keeper = Keeper(on, method.level, rules_for(on, RULES, wanted), device)
         train(method, task, seed=seed, watch=keeper, device=device)
         best, curve = keeper.best, keeper.curve
-    logits = {
-        f"{name}/{split}": found
-        for name, kept in best.items()
-        for split, found in logits_of(kept.head, on, method.level).items()
-    }
+    logits = logits_of(best, on, method.level)
     meta = on.cache.meta
     record = {
         "id": folder.name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -56,11 +56,13 @@ class Keeper:
         if val.worst_group is not None:
             point["val.worst_group"] = val.worst_group
         self.curve.append(point)
+        kept = None  # one copy of an epoch's head, whichever rules keep it
         for rule in self.rules:
             score = rule.score(found[rule.split or "val"])
             before = self.best.get(rule.name)
             if rule.improves(score, before.score if before else None):
-                self.best[rule.name] = Kept(epoch=epoch, score=score, head=copy.deepcopy(head))
+                kept = kept or copy.deepcopy(head)
+                self.best[rule.name] = Kept(epoch=epoch, score=score, head=kept)
 
 
 def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule, ...]:
@@ -73,11 +75,21 @@ def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule,
     )
 
 
-def logits_of(head: Head, on: Workbench, level: Level) -> dict[str, Tensor]:
-    """Validation and test logits (n, C) of a finished head, rows in the cache's order."""
-    device = next(head.parameters()).device
+def logits_of(best: Mapping[str, Kept], on: Workbench, level: Level) -> dict[str, Tensor]:
+    """Validation and test logits (n, C) by ``RULE/SPLIT``, rows in the cache's order.
+
+    Rules that keep the same epoch share its predictions.
+    """
     splits: tuple[Split, ...] = ("val", "test")
+    found: dict[tuple[int, Split], Tensor] = {}
+    for kept in best.values():
+        device = next(kept.head.parameters()).device
+        for split in splits:
+            if (kept.epoch, split) not in found:
+                x = torch.as_tensor(on.split(split, level).x).to(device)
+                found[kept.epoch, split] = predict(kept.head, x).cpu()
     return {
-        split: predict(head, torch.as_tensor(on.split(split, level).x).to(device)).cpu()
+        f"{name}/{split}": found[kept.epoch, split].clone()
+        for name, kept in best.items()
         for split in splits
     }
