@@ -24,9 +24,10 @@ from embedcal.datasets.manifest import Manifest
 from embedcal.encoders.base import Encoder
 from embedcal.encoders.load import load_encoder
 from embedcal.encoders.weights import randomise
+from embedcal.types import Level
 
 BATCH = 64
-LEVELS = ("pooled", "embedding")
+LEVELS: tuple[Level, ...] = ("pooled", "embedding")
 
 
 def stock_model() -> torch.nn.Module:

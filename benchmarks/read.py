@@ -8,16 +8,15 @@ from statistics import median
 
 import numpy as np
 from measure import Reading, Row, interleaved, quotients
-from synthetic import WATERBIRDS, feature_cache
+from synthetic import feature_cache
 
 from embedcal.cache import open_cache
 
 
 def measure(*, quick: bool) -> list[Row]:
     """GB/s with the file in the page cache; ours converts where needed and refuses NaN."""
-    rows = (500, 100, 400) if quick else WATERBIRDS
     with tempfile.TemporaryDirectory() as folder:
-        path = feature_cache(Path(folder), rows)
+        path = feature_cache(Path(folder))
         with open_cache(path) as cache:
             features = cache.read("pooled")
         plain = Path(folder) / "pooled.npy"

@@ -23,6 +23,8 @@ from rich.table import Table
 
 # In this order; each is a module here with ``measure(quick=...)``.
 NAMES = ("startup", "read", "attention_pool", "memory", "train_epoch", "encode")
+HEADER = ("measurement", "ours", "baseline", "ratio", "target", "reached", "note")
+RULE = ("---",) * len(HEADER)
 
 
 def main() -> None:
@@ -30,6 +32,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small sizes, few repetitions")
     parser.add_argument("--only", choices=NAMES, action="append", help="may be given repeatedly")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything measured here")
+    parser.add_argument("--markdown", action="store_true", help="print the table for a page")
     given = parser.parse_args()
     told = Console(stderr=True)
     logging.getLogger().setLevel(logging.ERROR)  # open_clip warns that weights are random
@@ -47,7 +50,11 @@ def main() -> None:
                 document = {"machine": facts, "rows": [row.record for row in rows]}
                 given.json.write_text(json.dumps(document, indent=2) + "\n")
     lines = "\n".join(f"{name}: {value}" for name, value in facts.items())
-    Console(width=None if sys.stdout.isatty() else 200).print(table(rows), lines)
+    if given.markdown:
+        print("\n".join(["| " + " | ".join(line) + " |" for line in (HEADER, RULE, *cells(rows))]))
+        print(f"\n{lines}")
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(table(rows), lines)
 
 
 def machine() -> dict[str, Any]:
@@ -75,21 +82,33 @@ def _cpu_model() -> str:
 
 
 def table(rows: Iterable[Row]) -> Table:
-    """One line a measurement; notes below each other in the last column."""
-    shown = Table("measurement", "ours", "baseline", "ratio", "target", "reached", "note")
-    for row in rows:
-        reached = {True: "yes", False: "no", None: "-"}[row.reached]
-        sign = "at most" if row.at_most else "at least"
-        shown.add_row(
+    """One line a measurement."""
+    shown = Table(*HEADER)
+    for line in cells(rows):
+        shown.add_row(*line)
+    return shown
+
+
+def cells(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """The table's text, in the order of ``HEADER``."""
+    return [
+        (
             row.name,
             _reading(row.ours),
             _reading(row.baseline),
             f"{_number(row.ratio.median)} ({_number(row.ratio.low)}-{_number(row.ratio.high)})",
-            "-" if row.target is None else f"{sign} {_number(row.target)}",
-            reached,
+            _target(row),
+            {True: "yes", False: "no", None: "-"}[row.reached],
             row.note,
         )
-    return shown
+        for row in rows
+    ]
+
+
+def _target(row: Row) -> str:
+    if row.target is None:
+        return "-"
+    return f"{'at most' if row.at_most else 'at least'} {_number(row.target)}"
 
 
 def _reading(reading: Reading) -> str:
@@ -98,7 +117,7 @@ def _reading(reading: Reading) -> str:
 
 def _number(value: float) -> str:
     """Three figures, or as many as tell a cosine from one."""
-    if 0.99 < value < 1:
+    if 0.9999 < value < 1:
         return f"{value:.7f}"
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 

@@ -17,9 +17,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from embedcal.cache import open_cache
-from embedcal.fitting import fit_on
+from embedcal.fitting import configure, fit_on
 from embedcal.heads import ProjectionHead
-from embedcal.methods import find
 from embedcal.methods.base import Gradient
 from embedcal.train import train
 from embedcal.types import Task
@@ -113,7 +112,7 @@ def measure(*, quick: bool) -> list[Row]:
 
 
 def _erm(epochs: int) -> Gradient:
-    method = find("erm")(epochs=epochs, head="projection", batch_size=BATCH)
+    method = configure("erm", {"epochs": epochs, "head": "projection", "batch_size": BATCH})
     assert isinstance(method, Gradient)
     return method
 

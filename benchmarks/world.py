@@ -11,7 +11,7 @@ import argparse
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from rich.console import Console
 from rich.table import Table
 
-BAR = {
+BAR: dict[str, Callable[[Mapping[str, Mean]], bool]] = {
     "zero-shot: worst group under 50": lambda m: m["zeroshot"].worst_group < 50,
     "zero-shot: train-weighted over 85": lambda m: m["zeroshot"].train_weighted > 85,
     "ERM (val.mean): worst group 20 points under DFR's": lambda m: (
@@ -129,7 +129,7 @@ def _mean(results: Sequence[Result]) -> Mean:
 
 def holds(found: Mapping[str, Mean]) -> dict[str, bool]:
     """Which lines of the bar hold."""
-    return {line: bool(test(found)) for line, test in BAR.items()}
+    return {line: test(found) for line, test in BAR.items()}
 
 
 def table(title: str, found: Mapping[str, Mean]) -> Table:

@@ -94,8 +94,9 @@ def demo(
 def cache(
     source: Annotated[str, typer.Argument(help="waterbirds, birds, a CSV file, or a folder")],
     backbone: Annotated[
-        str, typer.Option(help="tiny, RN50, ViT-L/14@336px, FILE.py:Name")
-    ] = "RN50",
+        str | None,
+        typer.Option(help="tiny, RN50, ViT-L/14@336px, FILE.py:Name [RN50; for birds: tiny]"),
+    ] = None,
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag, or a file")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the images")] = None,
     out: Annotated[Path | None, typer.Option(help="the cache file to write")] = None,

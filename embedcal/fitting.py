@@ -32,7 +32,7 @@ def fit(
     seed: int = 0,
     select: str | None = None,
     attribute: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
     **options: Any,
 ) -> Run:
@@ -67,7 +67,7 @@ def fit_on(
     *,
     seed: int = 0,
     select: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     device: str = "auto",
 ) -> Run:
     """:func:`fit` over a workbench that several runs share."""
@@ -81,7 +81,8 @@ def fit_on(
     if not isinstance(seed, int) or seed < 0:
         raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
     identity = _identity(chosen, on, seed)
-    folder = (out or data_dir() / "runs" / on.cache.meta.path.stem) / run_id(identity)
+    runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
+    folder = runs / run_id(identity)
     done = load_run(folder)
     if done is not None and _selection(chosen, wanted) in done.record["epochs"]:
         return _again(done, chosen, wanted, on)
@@ -108,6 +109,7 @@ def _identity(method: Method, on: Workbench, seed: int) -> dict[str, Any]:
         "cache": on.cache.fingerprint,
         "attributes": list(on.attributes),
         "method": method.name,
+        "source": method.source,
         "variant": method.variant,
         "head": method.head_name,
         "options": method.record(),

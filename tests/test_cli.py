@@ -202,6 +202,8 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(own_home: Path) -> None:
     process = subprocess.Popen(
         [*EMBEDCAL, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "COLUMNS": "200"}, start_new_session=True,
+        # a shell starts what runs in its background with this signal ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     deadline = time.monotonic() + 60
     while not any(own_home.glob("birds/*")) and time.monotonic() < deadline:

@@ -184,6 +184,18 @@ def test_a_method_in_a_file_works_as_one_of_ours(cache: FeatureCache, tmp_path: 
     ours, theirs = fit("erm", cache, epochs=2), fit(str(mine), cache, epochs=2)
     assert theirs.record["method"] == "mine"
     assert torch.equal(ours.predictions()["test"], theirs.predictions()["test"])
+    mine.write_text(mine.read_text() + "# edited\n")
+    edited = fit(str(mine), cache, epochs=2)
+    assert edited.id != theirs.id
+
+
+def test_a_file_may_not_take_the_name_of_ours(cache: FeatureCache, tmp_path: Path) -> None:
+    source = Path(__file__).parent.parent / "embedcal" / "methods" / "erm.py"
+    (tmp_path / "erm2.py").write_text(source.read_text())
+    ours = find("erm")
+    with pytest.raises(EmbedcalError, match="'erm', which is taken"):
+        fit(str(tmp_path / "erm2.py"), cache)
+    assert find("erm") is ours
 
 
 @pytest.mark.parametrize("content", ["1 +", "x = 1", "raise ValueError('no')"])

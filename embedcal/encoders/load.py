@@ -307,14 +307,20 @@ def _quiet() -> Iterator[None]:
     ``logging.warning`` on a root without handlers installs one for the whole process; the null
     handler prevents that.
     """
-    root, null = logging.getLogger(), logging.NullHandler()
-    level = root.level
+    root, hub, null = (
+        logging.getLogger(),
+        logging.getLogger("huggingface_hub"),  # tells of every retry
+        logging.NullHandler(),
+    )
+    levels = root.level, hub.level
     root.addHandler(null)
     root.setLevel(logging.CRITICAL)
+    hub.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        root.setLevel(level)
+        root.setLevel(levels[0])
+        hub.setLevel(levels[1])
         root.removeHandler(null)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -60,7 +61,7 @@ def _from_file(path: Path) -> type[Method]:
 
     if not path.is_file():
         raise EmbedcalError(f"expected a file with a method, found no file at {path}")
-    known = set(REGISTRY.values())
+    before = dict(REGISTRY)
     spec = importlib.util.spec_from_file_location(f"embedcal_method_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -70,9 +71,17 @@ def _from_file(path: Path) -> type[Method]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise EmbedcalError(f"expected {path} to import, found {error!r}: mend the file") from error
-    new = [cls for cls in REGISTRY.values() if cls not in known]
+    new = [cls for cls in REGISTRY.values() if cls not in before.values()]
     if len(new) != 1:
         raise EmbedcalError(
             f"expected {path} to define one named method, found {len(new)}: give one class a name"
         )
+    if new[0].name in names():
+        REGISTRY.clear()
+        REGISTRY.update(before)
+        raise EmbedcalError(
+            f"expected a name of its own in {path}, found '{new[0].name}', which is taken: "
+            "rename the method"
+        )
+    new[0].source = hashlib.sha256(path.read_bytes()).hexdigest()
     return new[0]

@@ -55,6 +55,7 @@ class Method:
     name: ClassVar[str] = ""
     revision: ClassVar[int] = 1  # raised when results change for equal options
     variants: ClassVar[tuple[str, ...]] = ("paper",)
+    source: ClassVar[str] = ""  # SHA-256 of the file that a user named, part of a run's identity
 
     variant: str = option("paper", "which reading of the paper or its code")
 

@@ -175,7 +175,7 @@ def test_a_closed_cache_says_so(cache) -> None:
 
 def test_a_level_that_is_not_kept(manifest, encoder, tmp_path) -> None:
     report = build_cache(manifest, encoder, options=BuildOptions(out=tmp_path / "n.h5"))
-    with open_cache(report.path) as cache, pytest.raises(EmbedcalError, match="--tokens"):
+    with open_cache(report.path) as cache, pytest.raises(EmbedcalError, match="--keep tokens"):
         cache.read("tokens")
 
 
