@@ -239,6 +239,7 @@ def test_three_kills_of_the_whole_command_lose_nothing(own_home: Path, tmp_path:
     words += ["--batch-size", "8"]
     whole = Path(answer(*words, "--out", str(tmp_path / "whole.h5"))["path"])
     cut = tmp_path / "cut.h5"
+    ended = []
     for moment in (0.3, 0.8, 1.6):
         process = subprocess.Popen(
             [*EMBEDCAL, *words, "--out", str(cut)],
@@ -250,7 +251,8 @@ def test_three_kills_of_the_whole_command_lose_nothing(own_home: Path, tmp_path:
             time.sleep(0.02)
         time.sleep(moment)
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        ended.append(process.wait())
+    assert ended.count(-signal.SIGKILL) >= 2  # otherwise nothing was interrupted
     last = answer(*words, "--out", str(cut))
     assert last["rows"] == 2400
     assert cut.read_bytes()[512:] == whole.read_bytes()[512:]
