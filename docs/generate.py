@@ -352,7 +352,7 @@ def demo() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page = "```console\n$ embedcal demo\n```\n"
         text = "".join(found for _, found in blocks.run(page, Path(folder)))
-    table = text.split("\nNext:")[0].strip()
+    table = text.split("\nNext:")[0].strip("\n")
     lines = "\n".join(line.rstrip() for line in table.splitlines())
     shown = f"```text\n{lines}\n```\n"
     README.write_text(DEMO.sub(lambda mark: mark[1] + shown + mark[2], README.read_text()))

@@ -81,7 +81,11 @@ class ProjectionHead(Head):
         return F.normalize(F.linear(x, self.image_weight, self.image_bias), dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.logit_scale.exp() * (self.embed(x) @ self.prototypes().T)
+        # nrm(z) P^T, with the division after the product: it falls on (n, C), not on (n, d).
+        z = F.linear(x, self.image_weight, self.image_bias)  # (n, d)
+        length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12)
+        logits: Tensor = self.logit_scale.exp() * (z @ self.prototypes().T) / length
+        return logits
 
     @property
     def config(self) -> dict[str, Any]:
