@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +17,7 @@ from embedcal.types import EmbedcalError, Level
 FORMAT = "embedcal-head 1"
 
 
-class Head(nn.Module):
+class Head(nn.Module, ABC):
     """Features (n, d_in) -> logits (n, C). A head names the level that it eats.
 
     ``config`` holds what, beside the tensors of ``state_dict``, makes the head again; subclasses
@@ -26,21 +27,23 @@ class Head(nn.Module):
     name: ClassVar[str]
     level: Level
 
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Features (n, d_in) -> logits (n, C)."""
-        raise NotImplementedError  # abstract: each head is final and defines its own
 
+    @abstractmethod
     def embed(self, x: Tensor) -> Tensor:
         """Features (n, d_in) -> unit embeddings (n, d)."""
-        raise NotImplementedError  # abstract
 
     @property
+    @abstractmethod
     def config(self) -> dict[str, Any]:
-        raise NotImplementedError  # abstract
+        """What beside the tensors makes the head again, as JSON holds it."""
 
     @classmethod
+    @abstractmethod
     def from_state(cls, state: dict[str, Tensor], config: dict[str, Any]) -> Head:
-        raise NotImplementedError  # abstract
+        """The head of ``state_dict`` and ``config``."""
 
 
 def save_head(head: Head, path: Path) -> None:

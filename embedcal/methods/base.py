@@ -7,6 +7,7 @@ loss, and the one training loop in ``embedcal.train`` does the rest.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, get_args, get_type_hints
@@ -49,7 +50,7 @@ class Offer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Method:
+class Method(ABC):
     """Options in, head out. Subclasses set ``name`` and cite their paper in the docstring."""
 
     name: ClassVar[str] = ""
@@ -89,22 +90,22 @@ class Method:
         return self
 
     @property
+    @abstractmethod
     def head_name(self) -> str:
         """Which head comes out."""
-        raise NotImplementedError  # abstract
 
     @property
+    @abstractmethod
     def level(self) -> Level:
         """Which image features it eats."""
-        raise NotImplementedError  # abstract
 
     @property
+    @abstractmethod
     def needs(self) -> frozenset[str]:
         """Everything that it reads: ``train.y``, ``val.g``, ``text.class``, ...
 
         What is not named here is withheld. The labels among it are a run's "labels used".
         """
-        raise NotImplementedError  # abstract
 
     def record(self) -> dict[str, Any]:
         """Every resolved option by name, as JSON holds it."""
@@ -126,9 +127,9 @@ class Solver(Method):
         """Whether its last fit uses validation rows, so that figures on them are in-sample."""
         return False
 
+    @abstractmethod
     def solve(self, task: Task, seed: int) -> Head:
         """Task -> fitted head; the same head for the same seed."""
-        raise NotImplementedError  # abstract
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,11 +233,11 @@ class Gradient(Method):
         """The method's own state before the first step: weights of groups, centroids, ..."""
         return ()
 
+    @abstractmethod
     def loss(
         self, head: Head, state: State, batch: Batch, hyper: Mapping[str, Tensor]
     ) -> tuple[Tensor, State]:
         """The scalar to minimise over one batch, and the state after it."""
-        raise NotImplementedError  # abstract
 
 
 def options(cls: type[Method]) -> list[Field[Any]]:
