@@ -11,8 +11,7 @@ def threads(*, shared: bool) -> Iterator[None]:
     """All of torch's threads inside the block if the work is worth sharing, else one.
 
     Threads that wait for each other in every small product gain little on a quiet machine and
-    lose manifold on a busy one: the tiny CLIP encoded 14 times slower on two threads than on one
-    while another process held a core. ``shared`` must follow from the work and not from the
+    lose manifold on a busy one. ``shared`` must follow from the work and not from the
     machine's load, so that equal runs stay equal to the bit.
     """
     import torch
