@@ -22,7 +22,17 @@ from rich.console import Console
 from rich.table import Table
 
 # In this order; each is a module here with ``measure(quick=...)``.
-NAMES = ("startup", "read", "attention_pool", "memory", "train_epoch", "encode")
+NAMES = (
+    "startup",
+    "read",
+    "neighbours",
+    "attention_pool",
+    "token_epoch",
+    "memory",
+    "train_epoch",
+    "cfr",
+    "encode",
+)
 HEADER = ("measurement", "ours", "baseline", "ratio", "target", "reached", "note")
 RULE = ("---",) * len(HEADER)
 

@@ -48,7 +48,9 @@ class PlainHead(nn.Module):
 def loader_epoch(task: Task, method: Gradient) -> None:
     """The same epoch with a DataLoader over a TensorDataset, autograd and torch's AdamW."""
     head = PlainHead(task)
-    update = torch.optim.AdamW(head.parameters(), lr=method.lr, weight_decay=method.weight_decay)
+    update = torch.optim.AdamW(
+        head.parameters(), lr=method.step_size, weight_decay=method.weight_decay
+    )
     data = TensorDataset(torch.from_numpy(task.train.x), torch.from_numpy(task.train.y))
     for x, y in DataLoader(data, batch_size=BATCH, shuffle=True):
         loss = F.cross_entropy(head(x), y)
@@ -66,7 +68,9 @@ def encoder_step(task: Task, method: Gradient, *, share: int) -> Callable[[], No
     goes through the towers.
     """
     model, head = stock_model(), PlainHead(task)
-    update = torch.optim.AdamW(head.parameters(), lr=method.lr, weight_decay=method.weight_decay)
+    update = torch.optim.AdamW(
+        head.parameters(), lr=method.step_size, weight_decay=method.weight_decay
+    )
     images = torch.randn(BATCH // share, 3, 224, 224)
     x, y = torch.from_numpy(task.train.x[:BATCH]), torch.from_numpy(task.train.y[:BATCH])
     names = [name for name in task.bank("class").prompts for _ in task.bank("class").templates][

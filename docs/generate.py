@@ -115,7 +115,7 @@ CLI_END = """\
 
 def methods_page() -> str:
     from embedcal.methods import find, names
-    from embedcal.methods.base import Gradient
+    from embedcal.methods.base import Gradient, options
 
     classes = [find(name) for name in names()]
     rows = [
@@ -130,19 +130,20 @@ def methods_page() -> str:
     ]
     for cls in classes:
         parts += [f"## {cls.name}", _prose(inspect.cleandoc(cls.__doc__ or "")), _facts(cls)]
-        shared = Gradient if issubclass(cls, Gradient) else None
-        own = _options(cls, shared)
-        parts.append(own)
-        if shared:
+        own = _own_options(cls)
+        parts.append(_options(own))
+        if issubclass(cls, Gradient):
             also = "also has" if own else "has"
             parts.append(f"It {also} [the options of every trained method](#trained-methods).")
     parts += [
         "## Trained methods",
-        "Methods that are trained by gradient steps share these options. `projection` trains the "
-        "last matrix of CLIP's image tower against the class prompts; `linear` is a new linear "
-        "classifier on the unit embedding. See [Frozen features](../explanation/"
-        "frozen-features.md).",
-        _options(Gradient, None),
+        "Methods that are trained by gradient steps share these options, where a method's own "
+        "table does not say otherwise. `projection` trains the last matrix of CLIP's image tower "
+        "against the class prompts, `attnpool` a ResNet's whole attention pool; `linear` is a new "
+        "linear classifier on the unit embedding. "
+        "[Frozen features](../explanation/frozen-features.md#heads) has more on them. "
+        "`--sampler group` adds the groups of training to the labels.",
+        _options(options(Gradient)),
     ]
     return _page(parts)
 
@@ -153,9 +154,11 @@ are options of `embedcal fit METHOD` (`--weight-decay 0.01`) and arguments of `e
 (`weight_decay=0.01`). `grid` lists the values that are worth trying first. `embedcal methods`
 prints this list shorter.
 
-The labels below are a method's own, `y` for classes and `g` for groups. What a run used in all
-also counts what its selection rule reads:
-[What a method sees](../explanation/what-a-method-sees.md)."""
+The labels below are a method's own, `y` for classes and `g` for groups; those of the run that it
+starts from, and of the rule that chooses there, are among them. What a run used in all also counts
+what its own selection rule reads: [What a method sees](../explanation/what-a-method-sees.md). The
+first table of a method has a line for each variant, and one for each value of an option that
+changes anything in it."""
 
 
 def _resolved(cls: Any, **given: Any) -> Any:
@@ -163,54 +166,76 @@ def _resolved(cls: Any, **given: Any) -> Any:
     from embedcal.methods.base import Offer
 
     offer = Offer(
-        levels=frozenset({"pooled", "embedding"}),
-        banks=frozenset({"class", "attribute"}),
+        levels=frozenset({"tokens", "pooled", "embedding"}),
+        banks=frozenset({"class", "attribute", "context"}),
         projection=True,
         attributes=True,
+        attnpool=True,
     )
     return cls(**given).resolve(offer)
 
 
 def _labels(method: Any) -> str:
+    from embedcal.methods import labels_of
     from embedcal.tables import labels_used
 
-    return labels_used([need for need in method.needs if need.endswith((".y", ".g", ".a"))])
+    return labels_used([need for need in labels_of(method) if need.endswith((".y", ".g", ".a"))])
 
 
 def _facts(cls: Any) -> str:
-    from embedcal.methods.base import Solver
+    """A line a variant, and one for each value of an option that changes what the line says."""
+    from embedcal.errors import EmbedcalError
 
-    rows = []
-    for variant in cls.variants:
-        method = _resolved(cls, variant=variant)
-        chosen = method.selection if isinstance(method, Solver) else "the rule of `--select`"
-        in_sample = "yes" if isinstance(method, Solver) and method.fits_val else "no"
-        rows.append(
-            (f"`{variant}`", method.head_name, method.level, _labels(method), chosen, in_sample)
-        )
-    heads = ("variant", "head", "features", "labels", "chosen by", "validation in-sample")
+    default = _line(_resolved(cls))
+    rows = [(f"`{variant}`", *_line(_resolved(cls, variant=variant))) for variant in cls.variants]
+    for item in _own_options(cls):
+        for value in dict.fromkeys((*item.metadata["choices"], *item.metadata["grid"])):
+            try:
+                line = _line(_resolved(cls, **{item.name: value}))
+            except EmbedcalError:  # it goes with other options only
+                continue
+            if line != default:
+                rows.append((f"`{_flag(item)} {value}`", *line))
+    heads = ("variant or option", "head", "features", "labels", "chosen by", "validation in-sample")
     return _table(heads, rows)
 
 
-def _options(cls: Any, shared: Any) -> str:
-    from embedcal.methods.base import default_of, options
+def _line(method: Any) -> tuple[str, ...]:
+    from embedcal.methods.base import Solver
 
-    inherited = {item.name: default_of(item) for item in options(shared)} if shared else {}
-    rows = []
-    for item in options(cls):
-        default = default_of(item)
-        if item.name == "variant" or inherited.get(item.name, rows) == default:
-            continue
-        rows.append(
-            (
-                f"`--{item.name.replace('_', '-')}`",
-                f"`{_value(default)}`",
-                _codes(item.metadata["choices"]),
-                _codes(item.metadata["grid"]),
-                _prose(item.metadata["help"]),
-            )
+    solver = isinstance(method, Solver)
+    chosen = method.selection if solver else "the rule of `--select`"
+    in_sample = "yes" if solver and method.fits_val else "no"
+    return (method.head_name, method.level, _labels(method), chosen, in_sample)
+
+
+def _own_options(cls: Any) -> list[Any]:
+    """The options that a method declares itself, the variant left out."""
+    from embedcal.methods.base import Gradient, options
+
+    shared = options(Gradient) if issubclass(cls, Gradient) else []
+    return [item for item in options(cls) if item not in shared and item.name != "variant"]
+
+
+def _options(items: Iterable[Any]) -> str:
+    from embedcal.methods.base import default_of
+
+    rows = [
+        (
+            f"`{_flag(item)}`",
+            f"`{_value(default_of(item))}`",
+            _codes(item.metadata["choices"]),
+            _codes(item.metadata["grid"]),
+            _prose(item.metadata["help"]),
         )
+        for item in items
+        if item.name != "variant"
+    ]
     return _table(("option", "default", "choices", "grid", "meaning"), rows) if rows else ""
+
+
+def _flag(item: Any) -> str:
+    return f"--{item.name.replace('_', '-')}"
 
 
 def _value(value: Any) -> str:
@@ -317,7 +342,8 @@ def _fence(text: str, kind: str = "text") -> str:
 def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     heads = list(heads)
     lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def _page(parts: Iterable[str]) -> str:

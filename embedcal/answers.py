@@ -172,7 +172,7 @@ def run_report(run: Run, group_names: Sequence[str]) -> RenderableType:
 
 
 def methods_record() -> dict[str, Any]:
-    from embedcal.methods import find, names
+    from embedcal.methods import find, labels_of, names
     from embedcal.methods.base import default_of, options
 
     listed = {}
@@ -181,7 +181,7 @@ def methods_record() -> dict[str, Any]:
         listed[name] = {
             "summary": cls.summary(),
             "variants": list(cls.variants),
-            "labels_used": sorted(n for n in cls().needs if n.endswith((".y", ".g", ".a"))),
+            "labels_used": sorted(n for n in labels_of(cls()) if n.endswith((".y", ".g", ".a"))),
             "options": {
                 item.name: {"default": default_of(item), "help": item.metadata["help"]}
                 for item in options(cls)
@@ -236,7 +236,44 @@ def datasets_report() -> Table:
 
 
 def demo_report(demo: Demo) -> RenderableType:
-    """The demo's table, a column a method, and what to try next."""
+    """The demo's table and what to try next."""
+    cache = shlex.quote(str(demo.cache))
+    lines = [
+        f"Means of {demo.seeds} head seeds. Synthetic scenes and a tiny CLIP made to lean on the "
+        "background: evidence about the software, not about OpenAI's CLIP.",
+        f"In all {demo.seconds['total']:.1f} s: cache {demo.seconds['cache']:.1f}, fits "
+        f"{demo.seconds['fit']:.1f}.",
+        "",
+        "Next:",
+        f"  embedcal info {cache}",
+        f"  embedcal fit cfr --neg nns --cache {cache}",
+        f"  embedcal fit erm --head linear --select val.mean --cache {cache}",
+        f"  ls {shlex.quote(str(demo.images))}" if demo.every else "  embedcal demo --all",
+    ]
+    return Group(_every_method(demo) if demo.every else _few_methods(demo), *lines)
+
+
+def _every_method(demo: Demo) -> Table:
+    """A row a method, in sections by what is read."""
+    table = plain_table()
+    table.add_column("method", overflow="fold")
+    table.add_column("selection rule", no_wrap=True)
+    for name in ("worst group, %", "train-weighted, %", "seconds"):
+        table.add_column(name, justify="right")
+    kind = ""
+    for row in demo.rows:
+        if row.kind != kind:
+            table.add_section()
+            table.add_row(f"[bold]reads {row.kind}[/]")
+            kind = row.kind
+        worst = f"{percent(row.worst_group)} ± {percent(row.deviation)}"
+        average, seconds = percent(row.train_weighted), f"{row.seconds:.1f}"
+        table.add_row(f"  {shown(row.label)}", row.selection, worst, average, seconds)
+    return table
+
+
+def _few_methods(demo: Demo) -> Table:
+    """A column a method, with every group and the interval."""
     table = plain_table()
     table.add_column("test accuracy, %", no_wrap=True)
     for row in demo.rows:
@@ -258,17 +295,4 @@ def demo_report(demo: Demo) -> RenderableType:
     average = (percent(row.train_weighted) for row in demo.rows)
     table.add_row("train-weighted", *average, end_section=True)
     table.add_row("seconds a run", *(f"{row.seconds:.1f}" for row in demo.rows))
-    cache = shlex.quote(str(demo.cache))
-    lines = [
-        f"Means of {demo.seeds} head seeds. Synthetic scenes and a tiny CLIP made to lean on the "
-        "background: evidence about the software, not about OpenAI's CLIP.",
-        f"In all {demo.seconds['total']:.1f} s: cache {demo.seconds['cache']:.1f}, fits "
-        f"{demo.seconds['fit']:.1f}.",
-        "",
-        "Next:",
-        f"  embedcal info {cache}",
-        f"  embedcal fit dfr --seed 7 --cache {cache}",
-        f"  embedcal fit erm --head linear --select val.mean --cache {cache}",
-        f"  ls {shlex.quote(str(demo.images))}",
-    ]
-    return Group(table, *lines)
+    return table

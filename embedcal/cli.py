@@ -75,9 +75,10 @@ def demo(
     rows: Annotated[int, typer.Option(help="pictures to render")] = 5894,
     seeds: Annotated[int, typer.Option(help="head seeds a method")] = 3,
     seed: Annotated[int, typer.Option(help="seed of the rendered world")] = 0,
+    every: Annotated[bool, typer.Option("--all", help="every method, by what it reads")] = False,
     as_json: Json = False,
 ) -> None:
-    """Embedded birds through the tiny CLIP: cache, fit four methods, one table. No network.
+    """Embedded birds through the tiny CLIP: cache, fit methods, one table. No network.
 
     Example: embedcal demo
     """
@@ -86,7 +87,7 @@ def demo(
     from embedcal.progress import progress
 
     with progress() as bars:
-        found = run(rows=rows, seeds=seeds, seed=seed, progress=bars)
+        found = run(rows=rows, seeds=seeds, seed=seed, every=every, progress=bars)
     _answer(found.record, demo_report(found), as_json=as_json)
 
 

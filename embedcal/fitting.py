@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,15 @@ from embedcal import __version__
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
 from embedcal.evaluate import RULES, Rule, as_dict, bootstrap, default_rule, evaluate_strata, rule
-from embedcal.methods import find
+from embedcal.methods import find, labels_of
 from embedcal.runs import Run, load_run, reselect, run_id, store
-from embedcal.types import EmbedcalError, Level, Split
+from embedcal.types import EmbedcalError, Level, Split, Task
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from embedcal.methods.base import Method
+    from embedcal.methods.base import Method, Stage
 
 REVISION = 1  # of this engine; raised when results change for equal options
 
@@ -73,20 +74,83 @@ def fit_on(
     """:func:`fit` over a workbench that several runs share."""
     chosen = configure(method, options).resolve(on.offer)
     wanted = rule(select) if select else default_rule(bool(on.attributes))
+    if not isinstance(seed, int) or seed < 0:
+        raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
+    runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
+    place = Place(on=on, seed=seed, runs=runs, device=device)
+    done = place.finished(chosen, wanted)
+    return _again(done, chosen, wanted, on) if done else _run(chosen, wanted, place)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a run happens: over which data, from which seed, into which folder, on which device."""
+
+    on: Workbench
+    seed: int
+    runs: Path
+    device: str
+
+    def finished(self, method: Method, wanted: Rule) -> Run | None:
+        """The run of these options if it is there and kept a head for the rule."""
+        _check_rule(wanted, self.on)
+        done = load_run(self.folder(method))
+        return done if done and _selection(method, wanted) in done.record["epochs"] else None
+
+    def folder(self, method: Method) -> Path:
+        return self.runs / self.id(method)
+
+    def id(self, method: Method) -> str:
+        """A hash of everything that decides a result; the selection rule is no part of it."""
+        identity = {
+            "cache": self.on.cache.fingerprint,
+            "attributes": list(self.on.attributes),
+            "method": method.name,
+            "source": method.source,
+            "variant": method.variant,
+            "head": method.head_name,
+            "options": method.record(),
+            "seed": self.seed,
+            "revision": [method.revision, REVISION],
+        }
+        if method.stage is not None:
+            identity["stage"] = [self.id(self.first(method.stage)), method.stage.select]
+        return run_id(identity)
+
+    def first(self, stage: Stage) -> Method:
+        return configure(stage.method, stage.options).resolve(self.on.offer)
+
+
+def task_of(method: Method, place: Place) -> Task:
+    """The task as the method may see it, with its stage run done, or found done, beforehand."""
+    task = place.on.task(method)
+    stage = method.stage
+    if stage is None:
+        return task
+    from embedcal.features import features
+    from embedcal.heads import predict, torch_device
+    from embedcal.methods.base import Staged
+
+    first, wanted = place.first(stage), rule(stage.select)
+    if wanted.oracle:
+        raise EmbedcalError(
+            f"expected a rule on validation for the first run of {method.name}, found "
+            f"'{wanted.name}', which looks at test: choose val.mean or last"
+        )
+    done = place.finished(first, wanted) or _run(first, wanted, place)
+    device = torch_device(place.device)
+    head = done.head(_selection(first, wanted)).to(device)
+    x = place.on.split("train", first.level).x[place.on.seen(method)]
+    logits = predict(head, features(x, device))
+    return replace(task, stage=Staged(head=head, logits=logits.cpu()))
+
+
+def _check_rule(wanted: Rule, on: Workbench) -> None:
     if not on.attributes and any(need.endswith(".g") for need in wanted.needs):
         raise EmbedcalError(
             f"expected attribute labels for the rule '{wanted.name}', found none in "
             f"{on.cache.meta.path.name}: choose val.worst_class, val.mean or last"
         )
-    if not isinstance(seed, int) or seed < 0:
-        raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
-    identity = _identity(chosen, on, seed)
-    runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
-    folder = runs / run_id(identity)
-    done = load_run(folder)
-    if done is not None and _selection(chosen, wanted) in done.record["epochs"]:
-        return _again(done, chosen, wanted, on)
-    return _run(chosen, wanted, on, seed, folder, device)
 
 
 def configure(name: str, options: Mapping[str, Any]) -> Method:
@@ -103,29 +167,15 @@ def configure(name: str, options: Mapping[str, Any]) -> Method:
     return cls(**options)
 
 
-def _identity(method: Method, on: Workbench, seed: int) -> dict[str, Any]:
-    """Everything that decides a result; the selection rule is no part of it."""
-    return {
-        "cache": on.cache.fingerprint,
-        "attributes": list(on.attributes),
-        "method": method.name,
-        "source": method.source,
-        "variant": method.variant,
-        "head": method.head_name,
-        "options": method.record(),
-        "seed": seed,
-        "revision": [method.revision, REVISION],
-    }
-
-
-def _run(method: Method, wanted: Rule, on: Workbench, seed: int, folder: Path, device: str) -> Run:
+def _run(method: Method, wanted: Rule, place: Place) -> Run:
     from embedcal.heads import torch_device
     from embedcal.keep import Keeper, Kept, logits_of, rules_for
     from embedcal.methods.base import Gradient, Solver
     from embedcal.train import train
 
-    task = on.task(method)
-    device = torch_device(device)
+    on, seed, folder = place.on, place.seed, place.folder(method)
+    device = torch_device(place.device)
+    task = task_of(method, place)
     start = time.perf_counter()
     if isinstance(method, Solver):
         best = {method.selection: Kept(epoch=0, score=0.0, head=method.solve(task, seed))}
@@ -154,6 +204,7 @@ def _run(method: Method, wanted: Rule, on: Workbench, seed: int, folder: Path, d
             "rows": meta.rows,
         },
         "attributes": list(on.attributes),
+        "stage": place.id(place.first(method.stage)) if method.stage else None,
         "epochs": {name: kept.epoch for name, kept in best.items()},
         "curve": curve,
         "seconds": round(time.perf_counter() - start, 4),
@@ -187,7 +238,7 @@ def _selected(
 
     solver = isinstance(method, Solver)
     selection = _selection(method, wanted)
-    used = method.needs if solver else method.needs | wanted.needs
+    used = labels_of(method) if solver else labels_of(method) | wanted.needs
     measured: dict[str, Any] = {
         split: _metrics(logits[f"{selection}/{split}"], on, split, method.level)
         for split in ("val", "test")

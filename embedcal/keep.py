@@ -6,10 +6,10 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
 from embedcal.evaluate import Rule, evaluate_strata
+from embedcal.features import features
 from embedcal.heads import Head, predict
 from embedcal.types import Level, Split
 from embedcal.workbench import Workbench
@@ -42,8 +42,7 @@ class Keeper:
         splits: set[Split] = {"val", *(rule.split or "val" for rule in self.rules)}
         self._strata = {split: self.on.strata(split, self.level) for split in splits}
         self._x = {
-            split: torch.as_tensor(self.on.split(split, self.level).x).to(self.device)
-            for split in splits
+            split: features(self.on.split(split, self.level).x, self.device) for split in splits
         }
 
     def __call__(self, epoch: int, head: Head) -> None:
@@ -86,7 +85,7 @@ def logits_of(best: Mapping[str, Kept], on: Workbench, level: Level) -> dict[str
         device = next(kept.head.parameters()).device
         for split in splits:
             if (kept.epoch, split) not in found:
-                x = torch.as_tensor(on.split(split, level).x).to(device)
+                x = features(on.split(split, level).x, str(device))
                 found[kept.epoch, split] = predict(kept.head, x).cpu()
     return {
         f"{name}/{split}": found[kept.epoch, split].clone()

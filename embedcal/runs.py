@@ -50,11 +50,12 @@ class Run:
         """Test metrics by name."""
         return dict(self.record["test"])
 
-    def head(self) -> Head:
-        """The head that the run's rule keeps."""
+    def head(self, rule: str | None = None) -> Head:
+        """The head that the run's rule keeps, or the one that another rule would keep."""
         from embedcal.heads import load_head
 
-        return load_head(self.folder / "head.safetensors")
+        name = f"rules/{rule}.safetensors" if rule else "head.safetensors"
+        return load_head(self.folder / name)
 
     def predictions(self) -> dict[str, Tensor]:
         """Logits of the run's rule: ``val`` and ``test`` (n, C), rows in the cache's order."""

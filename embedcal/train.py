@@ -7,14 +7,16 @@ that a run draws the same batches on every device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from embedcal.features import Features, features
 from embedcal.heads import Head
-from embedcal.methods.base import Batch, Gradient
+from embedcal.methods.base import Batch, Gradient, Step
 from embedcal.threads import threads
 from embedcal.types import EmbedcalError, Examples, Task
 
@@ -40,26 +42,28 @@ def train(
 
 def _train(method: Gradient, task: Task, *, seed: int, watch: Watch | None, device: str) -> Head:
     generator = torch.Generator().manual_seed(seed)
-    plan = method.prepare(task)
+    plan = method.prepare(task, generator)
     head = method.start_head(task, generator).to(device)
     state = _to(method.init(plan), device)
     hyper = {name: torch.tensor(value, device=device) for name, value in method.hyper().items()}
-    update = _optimizer(method, head)
-    data = _on_device(task.train, device)
+    trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
+    update = _optimizer(method, trained)
+    data = Data.on_device(task.train, device)
     for epoch in range(1, method.epochs + 1):
         head.train()
         total = torch.zeros((), device=device)
-        for index in batches(method, task.train, generator):
-            batch = data(index.to(device))
-            loss, state = method.loss(head, state, batch, hyper)
+        for step in method.steps(task, plan, epoch, generator):
+            loss, state = method.loss(head, state, data.batch(step), hyper)
             update.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
+            if method.clip_norm:
+                torch.nn.utils.clip_grad_norm_(trained, method.clip_norm)
             update.step()
             total += loss.detach()
         if not torch.isfinite(total):
             raise EmbedcalError(
                 f"expected a finite loss, found {float(total)} in epoch {epoch} of {method.name}: "
-                f"lower --lr (now {method.lr})"
+                f"lower --lr (now {method.step_size})"
             )
         if watch is not None:
             head.eval()
@@ -69,59 +73,71 @@ def _train(method: Gradient, task: Task, *, seed: int, watch: Watch | None, devi
 
 def _step_work(method: Gradient, task: Task) -> int:
     """Multiplications of one step's largest product, batch x width x outputs."""
-    width = task.train.x.shape[1]
+    n, *cells, width = task.train.x.shape
     outputs = task.n_classes
     if method.head_name == "projection" and task.projection is not None:
         outputs = task.projection.image_weight.shape[0]
-    return int(method.batch_size * width * outputs)
+    if cells:  # the attention pool's products with its square matrices
+        outputs = width
+    return int((method.batch_size or n) * width * outputs)
 
 
-def batches(method: Gradient, train: Examples, generator: torch.Generator) -> Iterator[Tensor]:
-    """Positions (b,) of each batch of one epoch, by the method's sampler.
+@dataclass(frozen=True)
+class Data:
+    """The training split on the device, as batches are drawn from it."""
 
-    ``iid`` shuffles and covers every example once; ``group`` and ``class`` draw n examples with
-    replacement, every group or class present equally often on average (weights 1/n_g). The last
-    batch may be short.
-    """
-    n = len(train.x)
-    if method.sampler == "iid":
-        order = torch.randperm(n, generator=generator)
-    else:
-        labels = train.g if method.sampler == "group" else train.y
-        _, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        weights = torch.from_numpy(1.0 / counts[position])
-        order = torch.multinomial(weights, n, replacement=True, generator=generator)
-    yield from torch.split(order, method.batch_size)
+    x: Features
+    y: Tensor  # (n,)
+    g: Tensor | None  # (n,)
 
+    @classmethod
+    def on_device(cls, train: Examples, device: str) -> Data:
+        y = torch.as_tensor(train.y).long().to(device)
+        g = torch.as_tensor(train.g).long().to(device) if "g" in train else None
+        return cls(features(train.x, device), y, g)
 
-def _on_device(train: Examples, device: str) -> Callable[[Tensor], Batch]:
-    x = torch.as_tensor(train.x, dtype=torch.float32).to(device)
-    y = torch.as_tensor(train.y).long().to(device)
-    g = torch.as_tensor(train.g).long().to(device) if "g" in train else None
+    def batch(self, step: Step) -> Batch:
+        """The examples of one step, and whatever else it drew."""
+        batch = self._batch(step.batch)
+        if not step.more and not step.drawn:
+            return batch
+        return replace(
+            batch,
+            more={name: self._batch(index) for name, index in step.more.items()},
+            drawn={name: value.to(self.y.device) for name, value in step.drawn.items()},
+        )
 
-    def select(index: Tensor) -> Batch:
+    def _batch(self, index: Tensor) -> Batch:
+        index = index.to(self.y.device)
         return Batch(
-            x=x.index_select(0, index),
-            y=y.index_select(0, index),
-            g=None if g is None else g.index_select(0, index),
+            x=self.x.take(index),
+            y=self.y.index_select(0, index),
+            g=None if self.g is None else self.g.index_select(0, index),
             index=index,
         )
 
-    return select
 
-
-def _optimizer(method: Gradient, head: Head) -> torch.optim.Optimizer:
-    parameters = list(head.parameters())
+def _optimizer(method: Gradient, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
     if method.optimizer == "sgd":
         return torch.optim.SGD(
-            parameters,
-            lr=method.lr,
+            trained,
+            lr=method.step_size,
             momentum=method.momentum,
             weight_decay=method.weight_decay,
             fused=True,
         )
-    return torch.optim.AdamW(parameters, lr=method.lr, weight_decay=method.weight_decay, fused=True)
+    return torch.optim.AdamW(
+        trained, lr=method.step_size, weight_decay=method.weight_decay, fused=True
+    )
 
 
 def _to(state: object, device: str) -> object:
-    return state.to(device) if isinstance(state, Tensor) else state
+    """A state on the device: a tensor, or a tuple or mapping of states."""
+    if isinstance(state, Tensor):
+        return state.to(device)
+    if isinstance(state, Mapping):
+        return {name: _to(value, device) for name, value in state.items()}
+    if isinstance(state, tuple):
+        moved: list[Any] = [_to(value, device) for value in state]
+        return type(state)(*moved) if hasattr(state, "_fields") else tuple(moved)
+    return state

@@ -56,8 +56,15 @@ class Examples:
 
     @property
     def x(self) -> FloatArray:
-        """Features (n, d) at the level that was asked for, float32."""
+        """Features (n, d) at the level that was asked for, float32.
+
+        Tokens may stay in the file: then ``x[positions]`` reads those rows.
+        """
         return self._get("x")
+
+    def at(self, level: Level) -> FloatArray:
+        """Features of one level beside ``x``: for a method that declares ``train.pooled``."""
+        return self._get(level)
 
     @property
     def y(self) -> IntArray:
@@ -117,6 +124,7 @@ class Task:
     """All that a method may see. There is no test split in it.
 
     ``train`` and ``val`` carry only what the method declares in ``needs``; so does ``text``.
+    ``stage`` is what its stage run found, for a method that has one (``embedcal.methods.base``).
     """
 
     train: Examples
@@ -125,6 +133,7 @@ class Task:
     projection: Projection | None
     n_classes: int
     n_attributes: int
+    stage: Any = None
 
     @property
     def n_groups(self) -> int:

@@ -7,10 +7,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
 from embedcal.evaluate import Strata, strata
-from embedcal.types import EmbedcalError, Examples, Level, Split, Task
+from embedcal.types import LEVELS, EmbedcalError, Examples, Level, Split, Task
 
 if TYPE_CHECKING:
     from embedcal.methods.base import Method, Offer
@@ -52,11 +53,13 @@ class Workbench:
         """What the cache has to give, for options that are ``auto``."""
         from embedcal.methods.base import Offer
 
+        projection = self.cache.projection()
         return Offer(
             levels=frozenset(self.cache.meta.levels),
             banks=frozenset(self.cache.banks),
-            projection=self.cache.projection() is not None,
+            projection=projection is not None,
             attributes=bool(self.attributes),
+            attnpool=bool(projection and projection.attnpool),
         )
 
     @cached_property
@@ -64,9 +67,9 @@ class Workbench:
         return {}
 
     def split(self, split: Split, level: Level) -> Examples:
-        """One split with everything that the cache knows of it."""
+        """One split with everything that the cache knows of it; tokens stay in the file."""
         if (split, level) not in self._splits:
-            found = self.cache.split(split, level, attribute=self.attribute)
+            found = self._read(split, level)
             if len(found) == 0:
                 raise EmbedcalError(
                     f"expected rows in {split}, found none in {self.cache.meta.path.name}: give "
@@ -74,6 +77,16 @@ class Workbench:
                 )
             self._splits[split, level] = found
         return self._splits[split, level]
+
+    def _read(self, split: Split, level: Level) -> Examples:
+        if level != "tokens":
+            return self.cache.split(split, level, attribute=self.attribute)
+        from embedcal.features import StoredTokens
+
+        labelled: Level = "embedding" if "embedding" in self.cache.meta.levels else "pooled"
+        found = self.split(split, labelled)
+        tokens: Any = StoredTokens(self.cache, found.rows)
+        return Examples(split=split, arrays={**found.arrays, "x": tokens})
 
     def strata(self, split: Split, level: Level) -> Strata:
         """The labels of a split as its judge sees them, with the training counts of each group."""
@@ -84,6 +97,10 @@ class Workbench:
             counts = np.bincount(train.g[train.g >= 0], minlength=n_groups)
         a = found.a if "a" in found else None
         return strata(found.y, a, self.cache.n_classes, self.n_attributes, counts)
+
+    def seen(self, method: Method) -> npt.NDArray[np.bool_]:
+        """Which rows (n,) of train the method sees."""
+        return _known(self.split("train", method.level), method.needs)
 
     def task(self, method: Method) -> Task:
         """The task as the method may see it: every array that it does not declare is withheld.
@@ -100,30 +117,41 @@ class Workbench:
         wanted = sorted(need.removeprefix("text.") for need in needs if need.startswith("text."))
         for bank in wanted:
             if bank not in cache.banks:
+                mend = "cache with an encoder that has a text tower"
+                if cache.banks:
+                    mend = f"give '{bank}' in a file of prompts (--prompts) and cache again"
                 raise EmbedcalError(
                     f"expected {bank} prompts for {method.name}, found none in "
-                    f"{cache.meta.path.name}: cache with an encoder that has a text tower"
+                    f"{cache.meta.path.name}: {mend}"
                 )
         return Task(
-            train=_withhold(self.split("train", method.level), needs),
-            val=_withhold(self.split("val", method.level), needs),
+            train=self._withhold(self.split("train", method.level), needs),
+            val=self._withhold(self.split("val", method.level), needs),
             text={bank: cache.text(bank) for bank in wanted},
             projection=cache.projection() if "projection" in needs else None,
             n_classes=cache.n_classes,
             n_attributes=self.n_attributes or 1,
         )
 
+    def _withhold(self, examples: Examples, needs: frozenset[str]) -> Examples:
+        split, known = examples.split, _known(examples, needs)
+        keep: Any = slice(None) if known.all() else known
+        names = [name for name in ("x", "y", "a", "g") if f"{split}.{name}" in needs]
+        arrays = {name: examples.arrays[name][keep] for name in names}
+        for level in LEVELS:  # beside x, for those who ask by name
+            if f"{split}.{level}" in needs:
+                arrays[level] = self.split(split, level).x[keep]
+        return Examples(split=split, arrays=arrays)
 
-def _withhold(examples: Examples, needs: frozenset[str]) -> Examples:
-    split = examples.split
-    names = [name for name in ("x", "y", "a", "g") if f"{split}.{name}" in needs]
-    keep: Any = slice(None)
-    if {"a", "g"} & set(names):  # rows of unknown attribute belong to no group
-        known = examples.g >= 0 if "g" in examples else np.zeros(len(examples), bool)
-        if not known.any():
-            raise EmbedcalError(
-                f"expected rows of known attribute in {split}, found none: label some, or use a "
-                "method that needs no groups, such as erm"
-            )
-        keep = slice(None) if known.all() else known
-    return Examples(split=split, arrays={name: examples.arrays[name][keep] for name in names})
+
+def _known(examples: Examples, needs: frozenset[str]) -> npt.NDArray[np.bool_]:
+    """Which rows (n,) a method sees: all, or those in a group if it reads groups."""
+    if not {f"{examples.split}.a", f"{examples.split}.g"} & needs:
+        return np.ones(len(examples), bool)
+    known = examples.g >= 0 if "g" in examples else np.zeros(len(examples), bool)
+    if not known.any():
+        raise EmbedcalError(
+            f"expected rows of known attribute in {examples.split}, found none: label some, or "
+            "use a method that needs no groups, such as erm"
+        )
+    return known

@@ -112,7 +112,7 @@ def test_verify_finds_a_flipped_bit(home: Path) -> None:
         (["fitt"], "Did you mean"),
         (["fit", "emr"], "did you mean erm"),
         (["fit", "erm", "--bach-size", "3"], "--batch-size"),
-        (["fit", "erm", "--head", "projektion"], "projection, linear"),
+        (["fit", "erm", "--head", "projektion"], "projection, attnpool, linear"),
         (["fit", "erm", "--epochs", "many"], "--epochs"),
         (["fit", "erm", "--select", "val.wrost_group"], "val.worst_group"),
         (["fit", "erm", "--select", "oracle.worst_group"], "--oracle"),

@@ -2,86 +2,109 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from open_clip import image_transform
 from PIL import Image
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from embedcal.cache import open_cache
+from embedcal.cache import BuildOptions, FeatureCache, open_cache
+from embedcal.caching import cache
+from embedcal.datasets.options import ReadOptions
 from embedcal.encoders.tiny.model import load, tokenize
-from embedcal.heads import ProjectionHead
 from embedcal.methods.erm import ERM
-from embedcal.train import batches, train
+from embedcal.train import train
+from embedcal.types import Examples, Task
 from embedcal.workbench import Workbench
 
 STEPS, BATCH = 20, 16
 
 
+@pytest.fixture(scope="module")
+def tokens(birds: Path) -> Path:
+    """The birds again, with their tokens as float32."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMBEDCAL_HOME", str(birds.parent.parent))
+        build = BuildOptions(tokens=True, store_tokens="float32")
+        return cache(
+            "birds", backbone="tiny", read=ReadOptions(rows=600, seed=77), build=build,
+            out=birds.parent.parent / "tokens.h5",
+        ).path  # fmt: skip
+
+
 @pytest.mark.parametrize("scope", ["image", "image+text_proj"])
+@pytest.mark.parametrize("head", ["projection", "attnpool"])
 def test_twenty_steps_over_the_cache_equal_twenty_through_the_images(
-    birds: Path, scope: str
+    tokens: Path, head: str, scope: str
 ) -> None:
     """From the same start and in the same order, every trained weight agrees to 1e-5."""
     method = ERM(
-        head="projection", scope=scope, optimizer="sgd", lr=0.05, momentum=0.9,
+        head=head, scope=scope, optimizer="sgd", lr=0.05, momentum=0.9,
         weight_decay=1e-3, batch_size=BATCH, epochs=2,
     )  # fmt: skip
-    with open_cache(birds) as cache:
-        bench = Workbench(cache)
-        train_split = bench.split("train", "pooled")
-        rows = train_split.rows[: STEPS // 2 * BATCH]  # two epochs of ten steps
-        task = bench.task(method)
-        arrays = {name: array[: len(rows)] for name, array in task.train.arrays.items()}
-        task = type(task)(**{**vars(task), "train": type(task.train)(split="train", arrays=arrays)})
-        over_cache = train(method, task, seed=3)
-        paths = [birds_root(birds) / cache.samples.paths[row] for row in rows]
-        prompts = cache.text("class").prompts
-        templates = cache.meta.templates
+    with open_cache(tokens) as cache:
+        task = first_rows(Workbench(cache).task(method), STEPS // 2 * BATCH)
+        trained = train(method, task, seed=3).state_dict()
+        start = method.start_head(task, torch.Generator()).state_dict()
+        by_hand = through_the_images(method, task, cache)
 
-    clip = load().eval().requires_grad_(False)
+    theirs = {"logit_scale": by_hand["logit_scale"]}
+    if scope != "image":
+        theirs["text_weight"] = by_hand["text_projection"].T
+    if head == "attnpool":
+        theirs |= {name: by_hand[name] for name in trained if name not in {*theirs, "text"}}
+    else:
+        theirs["image_weight"] = by_hand["c_proj.weight"]
+        theirs["image_bias"] = by_hand["c_proj.bias"]
+    assert set(trained) == {*theirs, "text"}
+    for name, ours in trained.items():
+        if name == "text":  # what the prompts are encoded to: not trained
+            continue
+        limit = 1e-5 * max(1.0, float(theirs[name].abs().max()))
+        torch.testing.assert_close(ours, theirs[name], rtol=0, atol=limit, msg=name)
+        if name != "k_proj.bias":  # its gradient is zero; weight decay alone moves it
+            assert float((ours - start[name]).abs().max()) > 20 * limit, name
+
+
+def first_rows(task: Task, n: int) -> Task:
+    arrays = {name: array[:n] for name, array in task.train.arrays.items()}
+    return replace(task, train=Examples(split="train", arrays=arrays))
+
+
+def through_the_images(method: ERM, task: Task, cache: FeatureCache) -> dict[str, Tensor]:
+    """The same steps in open_clip's own modules, from pixels and prompts: trained tensors."""
+    n = len(task.train)
+    rows = cache.split("train", "pooled").rows[:n]
+    root = cache.meta.path.parent / "birds" / "rows-600-seed-77"
     transform = image_transform(64, is_train=False)
-    images = torch.stack([transform(Image.open(path)) for path in paths])
-    y = torch.as_tensor(arrays["y"])
-    trained = [clip.visual.attnpool.c_proj.weight, clip.visual.attnpool.c_proj.bias]
-    trained += [clip.text_projection] if scope != "image" else []
-    scale = torch.nn.Parameter(torch.tensor(1 / 0.07).log())
-    for parameter in trained:
+    images = torch.stack([transform(Image.open(root / cache.samples.paths[row])) for row in rows])
+    prompts, templates = cache.text("class").prompts, cache.meta.templates
+    clip = load().eval().requires_grad_(False)
+    pool = dict(clip.visual.attnpool.named_parameters())
+    if method.head == "projection":
+        pool = {name: pool[name] for name in ("c_proj.weight", "c_proj.bias")}
+    scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+    trained = {**pool, "logit_scale": scale}
+    if method.scope != "image":
+        trained["text_projection"] = clip.text_projection
+    for parameter in trained.values():
         parameter.requires_grad_(True)
-    update = torch.optim.SGD([*trained, scale], lr=0.05, momentum=0.9, weight_decay=1e-3)
+    update = torch.optim.SGD(trained.values(), lr=0.05, momentum=0.9, weight_decay=1e-3)
     tokens = tokenize([t.format(p) for p in prompts for t in templates])
+    y = torch.as_tensor(task.train.y)
     generator = torch.Generator().manual_seed(3)
-    steps = 0
-    for _ in range(method.epochs):
-        for index in batches(method, task.train, generator):
+    for epoch in range(method.epochs):
+        for step in method.steps(task, None, epoch + 1, generator):
             text = F.normalize(clip.encode_text(tokens), dim=-1)
             text = text.view(len(prompts), len(templates), -1)
             prototypes = F.normalize(text.mean(1), dim=-1)
-            f = F.normalize(clip.encode_image(images[index]), dim=-1)
-            loss = F.cross_entropy(scale.exp() * f @ prototypes.T, y[index])
+            f = F.normalize(clip.encode_image(images[step.batch]), dim=-1)
+            loss = F.cross_entropy(scale.exp() * f @ prototypes.T, y[step.batch])
             update.zero_grad()
             loss.backward()
             update.step()
-            steps += 1
-    assert steps == STEPS
-    assert isinstance(over_cache, ProjectionHead)
-    found = [over_cache.image_weight, over_cache.image_bias]
-    if scope != "image":
-        found.append(over_cache.text_weight)
-        trained[-1] = trained[-1].T
-    start = ProjectionHead.start(task.projection, task.bank("class"), scope=scope)
-    moved = (start.image_weight - over_cache.image_weight).abs().max()
-    assert moved > 1e-3  # otherwise equality would say nothing
-    for ours, theirs in zip([*found, over_cache.logit_scale], [*trained, scale], strict=True):
-        assert torch.allclose(ours, theirs, rtol=0, atol=1e-5 * max(1.0, top(theirs)))
-
-
-def birds_root(cache: Path) -> Path:
-    """The rendered images lie beside the caches, in the same home."""
-    return cache.parent.parent / "birds" / "rows-600-seed-77"
-
-
-def top(values: torch.Tensor) -> float:
-    return float(values.detach().abs().max())
+    return {name: parameter.detach() for name, parameter in trained.items()}

@@ -13,15 +13,27 @@ import torch
 
 from embedcal.cache import FeatureCache, open_cache
 from embedcal.evaluate import rule
-from embedcal.fitting import configure, fit
+from embedcal.fitting import Place, configure, fit, task_of
 from embedcal.heads import predict
-from embedcal.methods import find, names
+from embedcal.methods import find, labels_of, names
 from embedcal.methods.base import Gradient, Method, Offer, options
 from embedcal.runs import load_run
+from embedcal.train import Data
 from embedcal.types import EmbedcalError, WithheldError
 from embedcal.workbench import Workbench
 
 QUICK: dict[str, dict[str, Any]] = {
+    "afr": {"epochs": 5, "stage_epochs": 1},
+    "cfr": {"epochs": 2, "stage_epochs": 1},
+    "clip": {"epochs": 2},
+    "cnc": {"epochs": 2},
+    "con-adapter": {"epochs": 4, "positives": 16, "negatives": 16},
+    "jtt": {"epochs": 2, "stage_epochs": 1},
+    "rwg": {"epochs": 2},
+    "rwy": {"epochs": 2},
+    "spurious": {"epochs": 2},
+    "subg": {"epochs": 2},
+    "suby": {"epochs": 2},
     "erm": {"epochs": 3},
     "group-dro": {"epochs": 3},
     "dfr": {"c": (1.0,), "refits": 2},
@@ -50,18 +62,20 @@ def test_every_method_runs_and_says_what_it_used(name: str, cache: FeatureCache)
         low, high = metrics["interval"]["worst_group"]
         assert low <= metrics["worst_group"] <= high
     chosen = configure(name, QUICK.get(name, {})).resolve(Workbench(cache).offer)
-    used = set(chosen.needs)
+    used = set(labels_of(chosen))
     if isinstance(chosen, Gradient):
         used |= rule("val.worst_group").needs
     assert record["labels_used"] == sorted(n for n in used if n.split(".")[1:] in (["y"], ["g"]))
 
 
 @pytest.mark.parametrize("name", names())
-def test_a_method_never_gets_what_it_does_not_declare(name: str, cache: FeatureCache) -> None:
+def test_a_method_never_gets_what_it_does_not_declare(
+    name: str, cache: FeatureCache, tmp_path: Path
+) -> None:
     """Take one declared label away: the method must stumble, so it had no other way to it."""
     bench = Workbench(cache)
     method = configure(name, QUICK.get(name, {})).resolve(bench.offer)
-    task = bench.task(method)
+    task = task_of(method, Place(on=bench, seed=0, runs=tmp_path, device="cpu"))
     for split in ("train", "val"):
         held = {f"{split}.{key}" for key in getattr(task, split).arrays}
         assert held <= method.needs
@@ -158,7 +172,7 @@ def test_a_run_folder_that_was_cut_off_is_done_again(cache: FeatureCache) -> Non
         ("group-drow", {}, "did you mean group-dro"),
         ("erm", {"learning_rate": 1.0}, "option of erm"),
         ("erm", {"epochs": 0}, "at least 1"),
-        ("erm", {"head": "projecton"}, "projection, linear"),
+        ("erm", {"head": "projecton"}, "projection, attnpool, linear"),
         ("erm", {"lr": "fast"}, "lr"),
         ("erm", {"select": "val.worst"}, "did you mean"),
         ("erm", {"attribute": "palce"}, "choose place"),
@@ -226,3 +240,104 @@ def test_auto_takes_the_projection_only_where_there_is_one() -> None:
         assert configure("erm", {}).resolve(less).head_name == "linear"
         with pytest.raises(EmbedcalError, match="--head linear"):
             configure("erm", {"head": "projection"}).resolve(less)
+
+
+def other_values(item: Any, cls: type[Method]) -> list[Any]:
+    """Values that an option might also have; some methods refuse some."""
+    choices = cls.variants if item.name == "variant" else item.metadata["choices"]
+    if choices:
+        return [choice for choice in choices if choice != item.default]
+    if isinstance(item.default, tuple):
+        return [(0.5,)]
+    if isinstance(item.default, int):
+        return [item.default + 1]
+    return [item.default + 0.0625, item.default - 0.0625]
+
+
+@pytest.mark.parametrize("name", names())
+def test_any_changed_option_changes_the_id(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    """Ids are compared without training; what a method refuses has no id."""
+    cls = find(name)
+    place = Place(on=Workbench(cache), seed=0, runs=tmp_path, device="cpu")
+    seen = {place.id(cls().resolve(place.on.offer)): "the defaults"}
+    refused = 0
+    for item in options(cls):
+        tried = 0
+        for value in other_values(item, cls):
+            try:
+                changed = place.id(cls(**{item.name: value}).resolve(place.on.offer))
+            except EmbedcalError:
+                continue
+            if getattr(cls(**{item.name: value}).resolve(place.on.offer), item.name) == getattr(
+                cls().resolve(place.on.offer), item.name
+            ):
+                continue  # what "auto" comes to, said aloud
+            assert changed not in seen, f"{item.name}={value} has the id of {seen[changed]}"
+            seen[changed] = f"{item.name}={value}"
+            tried += 1
+        refused += tried == 0
+    assert refused <= max(1, len(options(cls)) // 3)
+    other_seed = replace(place, seed=1)
+    assert other_seed.id(cls().resolve(place.on.offer)) not in seen
+
+
+@pytest.mark.parametrize("name", [n for n in names() if issubclass(find(n), Gradient)])
+def test_a_loss_maps_over_stacked_runs(name: str, cache: FeatureCache, tmp_path: Path) -> None:
+    """Three heads, states and hyperparameters at once give what each gives alone."""
+    from torch.func import functional_call, stack_module_state, vmap
+    from torch.utils import _pytree as pytree
+
+    bench = Workbench(cache)
+    method = configure(name, QUICK.get(name, {})).resolve(bench.offer)
+    assert isinstance(method, Gradient)
+    task = task_of(method, Place(on=bench, seed=0, runs=tmp_path, device="cpu"))
+    generator = torch.Generator().manual_seed(0)
+    plan = method.prepare(task, generator)
+    heads = []
+    for k in range(3):
+        head = method.start_head(task, generator)
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.add_(0.01 * k * torch.randn(parameter.shape, generator=generator))
+        heads.append(head)
+    batch = Data.on_device(task.train, "cpu").batch(
+        next(iter(method.steps(task, plan, 1, generator)))
+    )
+    hypers = [
+        {key: torch.tensor(value * (1 + 0.1 * k)) for key, value in method.hyper().items()}
+        for k in range(3)
+    ]
+    states = [method.init(plan) for _ in range(3)]
+
+    def one(
+        parameters: dict[str, torch.Tensor],
+        buffers: dict[str, torch.Tensor],
+        state: Any,
+        hyper: Any,
+    ) -> torch.Tensor:
+        module = Loss(heads[0], method, batch)
+        prefixed = {f"head.{key}": value for key, value in (parameters | buffers).items()}
+        found: torch.Tensor = functional_call(module, prefixed, (state, hyper))
+        return found
+
+    parameters, buffers = stack_module_state(heads)
+    stacked = [
+        pytree.tree_map(lambda *parts: torch.stack(parts), *each) for each in (states, hypers)
+    ]
+    found = vmap(one, randomness="error")(parameters, buffers, *stacked)
+    alone = [
+        method.loss(head, state, batch, hyper)[0].detach()
+        for head, state, hyper in zip(heads, states, hypers, strict=True)
+    ]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+class Loss(torch.nn.Module):
+    """A method's loss as a module, so that a head's tensors can be put in from outside."""
+
+    def __init__(self, head: torch.nn.Module, method: Gradient, batch: Any) -> None:
+        super().__init__()
+        self.head, self.method, self.batch = head, method, batch
+
+    def forward(self, state: Any, hyper: Any) -> torch.Tensor:
+        return self.method.loss(self.head, state, self.batch, hyper)[0]  # type: ignore[arg-type]

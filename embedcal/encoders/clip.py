@@ -13,6 +13,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -77,11 +78,13 @@ def fold(tower: ModifiedResNet) -> nn.Module:
 class ClipEncoder:
     """An open_clip model split into trunk and projection, in eval mode, without gradients.
 
-    Vision towers: ``VisionTransformer`` (pooled = after ``ln_post``, embedding = pooled @ proj),
-    ``ModifiedResNet`` (tokens = the last map, (s * s, w) row-major without the mean token; pooled
-    = the attention pool before ``c_proj``; embedding = after it). Any other tower (timm) gives
-    its embedding only and has no projection. Text towers: open_clip's own transformer (pooled =
-    the EOT state after ``ln_final``, embedding = after ``text_projection``), or embedding only.
+    Vision towers: ``VisionTransformer`` (pooled = its class token, mean token or attentional pool
+    as ``proj`` takes it; embedding = pooled @ proj), ``ModifiedResNet`` (tokens = the last map,
+    (s * s, w) row-major without the mean token; pooled = the attention pool before ``c_proj``;
+    embedding = after it). Any other tower (timm) gives its embedding only and has no projection.
+    Text towers: open_clip's own transformer (pooled = the EOT or class state after ``ln_final``,
+    embedding = after ``text_projection``), or embedding only. A tower that gives several vectors is
+    refused.
 
     ``precision`` is that of the trunks: "fp32", or "bf16"/"fp16" by autocast. ``preprocessing``
     overrides what the model carries, as open_clip's ``PreprocessCfg`` fields. ``model`` is set to
@@ -103,6 +106,7 @@ class ClipEncoder:
             raise EmbedcalError(
                 f"expected a precision among {', '.join(PRECISIONS)}, found '{precision}'"
             )
+        self._name = name
         self._device = torch.device(device)
         self._dtype = PRECISIONS[precision]
         sha256 = state_sha256(model.state_dict())  # before anything is folded or moved
@@ -147,9 +151,10 @@ class ClipEncoder:
             self._heads = int(tower.attnpool.num_heads)
             self._image_weight = self._attnpool["c_proj.weight"]
             self._image_bias = self._attnpool["c_proj.bias"]
-        elif isinstance(tower, VisionTransformer) and tower.proj is not None:
+        elif isinstance(tower, VisionTransformer):
             self._trunk = _without(tower, "proj")
-            self._image_weight = tower.proj.detach().T
+            if tower.proj is not None and tower.pool_type != "none":
+                self._image_weight = tower.proj.detach().T
 
     def _split_text(self) -> None:
         model = self._model
@@ -159,10 +164,15 @@ class ClipEncoder:
         holder = model.text if own else model
         projection = getattr(holder, "text_projection", None)
         self._text_trunk: Callable[[Tensor], Tensor] = model.encode_text
-        if projection is None or not (own or isinstance(model, open_clip.CLIP)):
+        if isinstance(model, open_clip.CoCa):
+            self._text_trunk = partial(model.encode_text, normalize=False)
+        if not (own or isinstance(model, open_clip.CLIP)):
             return
         view: Any = _without(holder, "text_projection")
         self._text_trunk = view if own else view.encode_text
+        pooling = holder.pool_type if own else holder.text_pool_type
+        if projection is None or pooling == "none":
+            return
         if isinstance(projection, nn.Linear):
             self._text_weight = projection.weight.detach()
             self._text_bias = None if projection.bias is None else projection.bias.detach()
@@ -174,7 +184,7 @@ class ClipEncoder:
             height, width = self._size
             probe = np.zeros((1, height, width, 3), np.uint8)
             with torch.inference_mode():
-                return {"embedding": tuple(self._image_trunk(probe).shape[1:])}
+                return {"embedding": self._vector(self._image_trunk(probe), "an image")}
         d, w = self._image_weight.shape
         shapes: dict[Level, tuple[int, ...]] = {"pooled": (w,), "embedding": (d,)}
         if self._attnpool:
@@ -185,9 +195,18 @@ class ClipEncoder:
     def _text_shapes(self) -> dict[str, tuple[int, ...]]:
         if self._text_weight is None:
             with torch.inference_mode():
-                return {"embedding": tuple(self._text_features(["a"])["embedding"].shape[1:])}
+                found = self._text_features(["a"])["embedding"]
+                return {"embedding": self._vector(found, "a prompt")}
         d, w = self._text_weight.shape
         return {"pooled": (w,), "embedding": (d,)}
+
+    def _vector(self, found: Tensor, of: str) -> tuple[int, ...]:
+        if found.ndim != 2:
+            raise EmbedcalError(
+                f"expected one vector {of} from {self._name}, found shape "
+                f"{tuple(found.shape[1:])}: choose a model whose towers pool their tokens"
+            )
+        return tuple(found.shape[1:])
 
     @property
     def _size(self) -> tuple[int, int]:

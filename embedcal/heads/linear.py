@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from embedcal.heads.base import Head
-from embedcal.types import Level
+from embedcal.heads.checked import check_options, check_tensors
+from embedcal.types import LEVELS, Level
 
 
 class LinearHead(Head):
@@ -53,4 +54,6 @@ class LinearHead(Head):
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor], config: dict[str, Any]) -> LinearHead:
+        check_tensors(state, {"weight": "C d", "bias": "C"})
+        check_options(config, {"normalise": bool, "level": LEVELS})
         return cls(state["weight"], state["bias"], **config)

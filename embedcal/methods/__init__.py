@@ -22,11 +22,13 @@ ENTRY_POINTS = "embedcal.methods"
 def names() -> list[str]:
     """Every method's name, from the files of this package and from installed packages.
 
-    Nothing is imported for it: a method's file is its name with ``_`` for ``-``.
+    Nothing is imported for it: a method's file is its name with ``_`` for ``-``. A file whose name
+    begins with ``_`` holds parts of methods.
     """
     from importlib.metadata import entry_points  # it costs a tenth of a second
 
-    own = [m.name.replace("_", "-") for m in pkgutil.iter_modules(__path__) if m.name != "base"]
+    files = (module.name for module in pkgutil.iter_modules(__path__))
+    own = [name.replace("_", "-") for name in files if name != "base" and name[0] != "_"]
     return sorted({*own, *(point.name for point in entry_points(group=ENTRY_POINTS))})
 
 
@@ -54,6 +56,17 @@ def find(name: str) -> type[Method]:
     else:
         importlib.import_module(f"{__name__}.{name.replace('-', '_')}")
     return REGISTRY[name]
+
+
+def labels_of(method: Method) -> frozenset[str]:
+    """Everything that a method reads, its stage and the stage's selection rule included."""
+    from embedcal.evaluate import rule
+
+    stage = method.stage
+    if stage is None:
+        return method.needs
+    first = find(stage.method)(**stage.options)
+    return method.needs | labels_of(first) | rule(stage.select).needs
 
 
 def _from_file(path: Path) -> type[Method]:

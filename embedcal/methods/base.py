@@ -8,15 +8,17 @@ loss, and the one training loop in ``embedcal.train`` does the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
-from embedcal.heads import Head, LinearHead, ProjectionHead
-from embedcal.types import EmbedcalError, Level, Task
+from embedcal.heads import AttnPoolHead, Head, LinearHead, ProjectionHead
+from embedcal.methods._drawing import batches as batches
+from embedcal.methods._drawing import fixed_part as fixed_part
+from embedcal.types import EmbedcalError, IntArray, Level, Task
 
 REGISTRY: dict[str, type[Method]] = {}
 
@@ -47,6 +49,28 @@ class Offer:
     banks: frozenset[str]
     projection: bool
     attributes: bool
+    attnpool: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """The run that a method starts from: another method, fitted first with the same seed.
+
+    It is stored under its own id and shared by all that ask for the same one; what it looks at
+    belongs to the labels used. ``select`` is the rule that chooses its head.
+    """
+
+    method: str
+    options: Mapping[str, Any]
+    select: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Staged:
+    """What a finished stage hands on."""
+
+    head: Head
+    logits: Tensor  # (n, C) of the training rows that the method sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +131,11 @@ class Method(ABC):
         What is not named here is withheld. The labels among it are a run's "labels used".
         """
 
+    @property
+    def stage(self) -> Stage | None:
+        """The run to start from, if there is one; its result is the task's ``stage``."""
+        return None
+
     def record(self) -> dict[str, Any]:
         """Every resolved option by name, as JSON holds it."""
         return {
@@ -120,7 +149,10 @@ class Method(ABC):
 class Solver(Method):
     """A method that computes its head at once, without the training loop."""
 
-    selection: ClassVar[str] = "none"  # how it chooses among its own candidates
+    @property
+    def selection(self) -> str:
+        """How it chooses among its own candidates, as a selection rule's name."""
+        return "none"
 
     @property
     def fits_val(self) -> bool:
@@ -133,17 +165,35 @@ class Solver(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step draws, on the CPU, so that a run draws the same on every device."""
+
+    batch: Tensor  # (b,) positions in train
+    more: Mapping[str, Tensor] = field(default_factory=dict)  # positions of further examples
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # any other draws, as they are
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's examples as tensors on the device; ``g`` only if the method declares it."""
+    """One step's examples as tensors on the device; ``g`` only if the method declares it.
+
+    ``more`` and ``drawn`` have what else the method's ``steps`` drew, by the names that it gave.
+    """
 
     x: Tensor  # (b, d)
     y: Tensor  # (b,)
     g: Tensor | None
     index: Tensor  # (b,) positions in the training split
+    more: Mapping[str, Batch] = field(default_factory=dict)
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 State = Any
 Plan = Any
+CLIP_HEADS: dict[str, type[ProjectionHead | AttnPoolHead]] = {
+    "projection": ProjectionHead,
+    "attnpool": AttnPoolHead,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +203,27 @@ class Gradient(Method):
     head: str = option(
         "auto",
         "what is trained: CLIP's projection, a linear probe, or projection where the cache has one",
-        choices=("auto", "projection", "linear"),
+        choices=("auto", "projection", "attnpool", "linear"),
     )
     scope: str = option(
         "image",
-        "projection head: train the image projection, or the text projection too",
+        "CLIP's heads: train the image projection, or the text projection too",
         choices=("image", "image+text_proj"),
+    )
+    temperature: str = option(
+        "trainable",
+        "CLIP's heads: trainable from 1/0.07, from the pretrained scale on, or fixed there",
+        choices=("trainable", "pretrained", "fixed"),
+    )
+    prototype: str = option(
+        "normalised",
+        "CLIP's heads: class prototypes are the normalised mean of unit templates, or the mean",
+        choices=("normalised", "mean"),
+    )
+    features: str = option(
+        "normalised",
+        "linear head: eat unit embeddings, or embeddings as they are",
+        choices=("normalised", "embedding"),
     )
     sampler: str = option(
         "iid",
@@ -166,15 +231,20 @@ class Gradient(Method):
         choices=("iid", "group", "class"),
     )
     optimizer: str = option("adamw", "update rule", choices=("adamw", "sgd"))
-    lr: float = option(1e-3, "learning rate", grid=(1e-4, 3e-4, 1e-3, 3e-3))
+    lr: float = option(
+        0.0, "learning rate; 0: 1e-3, or 1e-2 for a linear head", grid=(1e-4, 3e-4, 1e-3, 3e-3)
+    )
     weight_decay: float = option(1e-4, "weight decay", grid=(0.0, 1e-4, 1e-2))
     momentum: float = option(0.9, "momentum of sgd")
     epochs: int = option(30, "passes over the training split")
-    batch_size: int = option(128, "examples a step")
+    batch_size: int = option(128, "examples a step; 0: all at once")
+    clip_norm: float = option(0.0, "clip the norm of each step's gradient to this; 0: never")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (("epochs", 1), ("batch_size", 1), ("lr", 0), ("weight_decay", 0)):
+        for name, least in (
+            ("epochs", 1), ("batch_size", 0), ("lr", 0), ("weight_decay", 0), ("clip_norm", 0),
+        ):  # fmt: skip
             if not getattr(self, name) >= least:
                 raise EmbedcalError(
                     f"expected {name} of {self.name} to be at least {least}, found "
@@ -188,9 +258,25 @@ class Gradient(Method):
                 "expected a cache with a projection and class prompts for --head projection, "
                 "found image features alone: use --head linear"
             )
-        if self.head != "auto":
-            return self
-        return replace(self, head="projection" if usable else "linear")
+        if self.head == "attnpool":
+            if not offer.attnpool or "class" not in offer.banks:
+                raise EmbedcalError(
+                    "expected a cache with an attention pool and class prompts for --head "
+                    "attnpool, found none: CLIP's ResNets have one; use --head projection"
+                )
+            if "tokens" not in offer.levels:
+                raise EmbedcalError(
+                    "expected tokens in the cache for --head attnpool, found none: cache again "
+                    "with --keep tokens, or use --head projection"
+                )
+        auto = "projection" if usable else "linear"
+        chosen = replace(self, head=auto) if self.head == "auto" else self
+        return replace(chosen, lr=chosen.step_size)
+
+    @property
+    def step_size(self) -> float:
+        """The learning rate that is used: a linear head on unit features needs a larger one."""
+        return self.lr or (1e-2 if self.head == "linear" else 1e-3)
 
     @property
     def head_name(self) -> str:
@@ -198,12 +284,13 @@ class Gradient(Method):
 
     @property
     def level(self) -> Level:
-        return "pooled" if self.head == "projection" else "embedding"
+        levels: dict[str, Level] = {"projection": "pooled", "attnpool": "tokens"}
+        return levels.get(self.head, "embedding")
 
     @property
     def needs(self) -> frozenset[str]:
         needs = {"train.x", "train.y"}
-        if self.head == "projection":
+        if self.head in CLIP_HEADS:
             needs |= {"projection", "text.class"}
         if self.sampler == "group":
             needs |= {"train.g"}
@@ -217,17 +304,44 @@ class Gradient(Method):
             if item.metadata["hyper"]
         }
 
-    def prepare(self, task: Task) -> Plan:
-        """Whatever is computed once, before the first step."""
+    def prepare(self, task: Task, generator: torch.Generator) -> Plan:
+        """Whatever is computed once, before the first step; ``task.stage`` is there by now."""
         return None
 
     def start_head(self, task: Task, generator: torch.Generator) -> Head:
         """The head before the first step."""
-        if self.head == "projection":
+        if self.head in CLIP_HEADS:
             assert task.projection is not None  # resolve() saw to it
-            return ProjectionHead.start(task.projection, task.bank("class"), scope=self.scope)
+            return CLIP_HEADS[self.head].start(
+                task.projection,
+                task.bank("class"),
+                scope=self.scope,
+                temperature=self.temperature,
+                prototype=self.prototype,
+            )
         width = task.train.x.shape[1]
-        return LinearHead.start(width, task.n_classes, generator, normalise=True)
+        normalise = self.features == "normalised"
+        return LinearHead.start(width, task.n_classes, generator, normalise=normalise)
+
+    def rows(self, task: Task, plan: Plan) -> IntArray | None:
+        """Positions in train (m,) to train on, repeats included; None is every one, once."""
+        return None
+
+    def steps(
+        self, task: Task, plan: Plan, epoch: int, generator: torch.Generator
+    ) -> Iterator[Step]:
+        """What each step of one epoch (from 1) draws.
+
+        By default batches of ``rows`` as the sampler draws them.
+        """
+        rows = self.rows(task, plan)
+        labels = None
+        if self.sampler != "iid":
+            labels = task.train.g if self.sampler == "group" else task.train.y
+            labels = labels if rows is None else labels[rows]
+        n = len(task.train.x) if rows is None else len(rows)
+        for index in batches(n, self.batch_size, generator, labels):
+            yield Step(batch=index if rows is None else torch.from_numpy(rows)[index])
 
     def init(self, plan: Plan) -> State:
         """The method's own state before the first step: weights of groups, centroids, ..."""

@@ -1,4 +1,4 @@
-"""Deep feature reweighting: refit the last layer on data balanced over groups."""
+"""Deep feature reweighting: refit the last layer on data balanced over groups, or classes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 
 from embedcal.heads import LinearHead
 from embedcal.methods.base import Solver, option
-from embedcal.types import EmbedcalError, FloatArray, IntArray, Level, Task
+from embedcal.types import EmbedcalError, Examples, FloatArray, IntArray, Level, Task
 
 CLASS_WEIGHTS = (1.0, 2.0, 3.0, 10.0, 100.0, 300.0, 1000.0)
+DRAWS = 100  # tries for a random half of val with every class in it
 
 
 class Scaler(NamedTuple):
@@ -36,7 +37,7 @@ def fit_scaler(x: FloatArray) -> Scaler:
 def balanced_subset(g: IntArray, rng: np.random.Generator) -> IntArray:
     """Rows of a random subset with as many members of each group as the smallest one has.
 
-    ``g`` (n,) groups; groups that do not occur in it do not count. Returns shuffled positions.
+    ``g`` (n,) groups or classes; those that do not occur do not count. Returns shuffled positions.
     """
     present, sizes = np.unique(g, return_counts=True)
     picks = [rng.permutation(np.flatnonzero(g == group))[: sizes.min()] for group in present]
@@ -79,8 +80,8 @@ def logistic_l1(
         target = (y == positive).astype(np.int64)
         if len(np.unique(target)) < 2:
             raise EmbedcalError(
-                f"expected every class in each balanced subset, found class {positive} "
-                f"{'alone' if target.any() else 'missing'}: give val rows of all classes"
+                f"expected rows of class {positive} and of others to fit, found it "
+                f"{'alone' if target.any() else 'missing'}: give rows of every class"
             )
         rest = next((w for k, w in enumerate(weights) if k != positive), 1.0)
         model = LogisticRegression(
@@ -108,14 +109,18 @@ class DFR(Solver):
     the validation split; C is chosen with random halves of it and the final fits use all of it, so
     the validation column is in-sample. Variant ``train``: DFR_Tr^Tr, balanced subsets of train, C
     chosen on all of val. Each fit draws a fresh subset; coefficients are averaged over
-    ``--refits`` of them. Deviations: C is scored on ``--halves`` random halves of val and not on
-    one, which at a hundred rows a group is noise (``--halves 1`` is the official search); every
-    fit has a seed of its own; more than two classes are fitted one against the rest.
+    ``--refits`` of them. ``--balance class`` has classes in place of groups: subsets are balanced
+    over them, C is chosen by the worst of them, and no group label is read.
+
+    Deviations: C is scored on ``--halves`` random halves of val and not on one, which at a hundred
+    rows a group is noise (``--halves 1`` is the official search); a group or class without a scored
+    row is left out of the minimum, where the official code's mean of nothing makes every score NaN
+    and the largest C win; every fit has a seed of its own; more than two classes are fitted one
+    against the rest.
     """
 
     name = "dfr"
     variants = ("val", "train")
-    selection = "own.worst_group"
 
     variant: str = option("val", "balanced subsets of val, or of train")
     features: str = option(
@@ -123,6 +128,11 @@ class DFR(Solver):
         "what is standardised and fitted",
         choices=("embedding", "normalised", "pooled"),
         grid=("embedding", "pooled"),
+    )
+    balance: str = option(
+        "group",
+        "what subsets are balanced over and C is chosen by; class needs no attribute labels",
+        choices=("group", "class"),
     )
     c: tuple[float, ...] = option(
         (1.0, 0.7, 0.3, 0.1, 0.07, 0.03, 0.01), "candidates for the inverse strength C"
@@ -149,6 +159,10 @@ class DFR(Solver):
             )
 
     @property
+    def selection(self) -> str:
+        return f"own.worst_{self.balance}"
+
+    @property
     def fits_val(self) -> bool:
         return self.variant == "val"
 
@@ -162,9 +176,9 @@ class DFR(Solver):
 
     @property
     def needs(self) -> frozenset[str]:
-        labels = {"val.y", "val.g"}
-        if self.variant == "train":
-            labels |= {"train.y", "train.g"}
+        splits = ("val", "train") if self.variant == "train" else ("val",)
+        names = ("y", "g") if self.balance == "group" else ("y",)
+        labels = {f"{split}.{name}" for split in splits for name in names}
         return frozenset({"train.x", "val.x", *labels})
 
     def solve(self, task: Task, seed: int) -> LinearHead:
@@ -176,8 +190,8 @@ class DFR(Solver):
     def _solve(self, task: Task, rng: np.random.Generator) -> LinearHead:
         from_val = self.variant == "val"
         source = task.val if from_val else task.train
-        x, y, g = self._features(source.x), source.y, source.g
-        _check_groups(g, task)
+        x, y, g = self._features(source.x), source.y, self._strata(source)
+        self._check(source, task)
         final = fit_scaler(self._features(task.train.x) if self.scaler == "train" else x)
         c, weights = (
             self._tune_on_halves(x, y, g, task.n_classes, rng)
@@ -195,7 +209,28 @@ class DFR(Solver):
 
     def _features(self, x: FloatArray) -> FloatArray:
         x = x.astype(np.float64)
-        return x / np.linalg.norm(x, axis=1, keepdims=True) if self.features == "normalised" else x
+        if self.features != "normalised":
+            return x
+        norm: FloatArray = np.linalg.norm(x, axis=1, keepdims=True)
+        return x / np.maximum(norm, 1e-12)  # a row of zeros stays one, as in the head
+
+    def _strata(self, examples: Examples) -> IntArray:
+        """What is balanced (n,): groups, or classes."""
+        return examples.g if self.balance == "group" else examples.y
+
+    def _check(self, source: Examples, task: Task) -> None:
+        absent = sorted(set(range(task.n_classes)) - set(source.y.tolist()))
+        if absent:
+            raise EmbedcalError(
+                f"expected {source.split} rows of every class for dfr, found none of class "
+                f"{absent[0]}: give some"
+            )
+        present = len(np.unique(self._strata(source)))
+        if present < 2:
+            raise EmbedcalError(
+                f"expected at least two of {task.n_groups} groups to balance for dfr, found "
+                f"{present}: label the attribute of more rows, or use --balance class"
+            )
 
     def _fit(
         self,
@@ -225,18 +260,20 @@ class DFR(Solver):
     def _tune_on_halves(
         self, x: FloatArray, y: IntArray, g: IntArray, n_classes: int, rng: np.random.Generator
     ) -> tuple[float, tuple[float, ...]]:
-        """Fit a balanced half, score the other; the first of equals, so the largest C, wins."""
+        """Fit a balanced half, score the other; the first of equals, so the largest C, wins.
+
+        Scores are sums over the halves. A half without a class cannot be fitted and is drawn anew.
+        """
         candidates = self._candidates(n_classes)
         scores = np.zeros(len(candidates))
         for _ in range(self.halves):
-            order = rng.permutation(len(y))
-            scored, fitted = order[: len(y) // 2], order[len(y) // 2 :]
+            scored, fitted = _halves(y, n_classes, rng)
             rows = fitted[balanced_subset(g[fitted], rng)]
             scale = fit_scaler(x[rows])
             inside, outside = scale(x[rows]), scale(x[scored])
             for k, (c, weights) in enumerate(candidates):
                 fit = self._fit(inside, y[rows], n_classes, c, weights, rng)
-                scores[k] += _worst_group(fit.predict(outside) == y[scored], g[scored])
+                scores[k] += _worst(fit.predict(outside) == y[scored], g[scored])
         return candidates[int(np.argmax(scores))]
 
     def _tune_on_val(
@@ -254,7 +291,7 @@ class DFR(Solver):
         scores = []
         for c, weights in self._candidates(task.n_classes):
             fit = self._fit(inside, y[rows], task.n_classes, c, weights, rng, max_iter=20)
-            scores.append(_worst_group(fit.predict(outside) == task.val.y, task.val.g))
+            scores.append(_worst(fit.predict(outside) == task.val.y, self._strata(task.val)))
         return self._candidates(task.n_classes)[int(np.argmax(scores))]
 
     def _head(self, coef: FloatArray, intercept: FloatArray) -> LinearHead:
@@ -266,14 +303,20 @@ class DFR(Solver):
         return LinearHead(weight.float(), bias.float(), normalise=normalise, level=self.level)
 
 
-def _worst_group(correct: np.ndarray, g: IntArray) -> float:
-    return min(float(correct[g == group].mean()) for group in np.unique(g))
+def _halves(y: IntArray, n_classes: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Positions to score and to fit: two random halves, the second with every class in it."""
+    for _ in range(DRAWS):
+        order = rng.permutation(len(y))
+        scored, fitted = order[: len(y) // 2], order[len(y) // 2 :]
+        if len(np.unique(y[fitted])) == n_classes:
+            return scored, fitted
+    counts = np.bincount(y)
+    raise EmbedcalError(
+        f"expected val rows enough for a random half to have every class, found {counts.min()} of "
+        f"class {counts.argmin()}: give more, or use --variant train"
+    )
 
 
-def _check_groups(g: IntArray, task: Task) -> None:
-    present = len(np.unique(g))
-    if present < 2:
-        raise EmbedcalError(
-            f"expected at least two of {task.n_groups} groups to balance for dfr, found "
-            f"{present}: label the attribute of more rows"
-        )
+def _worst(correct: np.ndarray, strata: IntArray) -> float:
+    """The least accuracy over those groups or classes that have rows."""
+    return min(float(correct[strata == one].mean()) for one in np.unique(strata))

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from embedcal.heads import Head
 from embedcal.losses import cross_entropy
-from embedcal.methods.base import Batch, Gradient, State
+from embedcal.methods.base import Batch, Gradient, Plan, State, fixed_part, option
+from embedcal.types import EmbedcalError, IntArray, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,19 @@ class ERM(Gradient):
     """
 
     name = "erm"
+
+    fraction: float = option(1.0, "train on this fixed random part of the training split")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.fraction <= 1:
+            raise EmbedcalError(
+                f"expected --fraction above 0 and at most 1, found {self.fraction}: it is a share "
+                "of train"
+            )
+
+    def rows(self, task: Task, plan: Plan) -> IntArray | None:
+        return None if self.fraction == 1 else fixed_part(len(task.train), self.fraction)[0]
 
     def loss(
         self, head: Head, state: State, batch: Batch, hyper: Mapping[str, Tensor]

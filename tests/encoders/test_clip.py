@@ -63,12 +63,12 @@ def noise(size: int, n: int = 2) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
 
 
-def plain(model: Any, pixels: np.ndarray) -> np.ndarray:
+def plain(model: Any, pixels: np.ndarray, **options: Any) -> np.ndarray:
     """ToTensor, Normalize, encode_image: what a user of open_clip would write."""
     mean, std = (torch.tensor(getattr(model.visual, k, v)).view(1, 3, 1, 1) for k, v in FACTS)
     x = (torch.tensor(pixels).permute(0, 3, 1, 2).contiguous().float() / 255 - mean) / std
     with torch.no_grad():
-        return model.encode_image(x).numpy()
+        return model.encode_image(x, **options).numpy()
 
 
 FACTS = (
@@ -207,6 +207,155 @@ def test_a_text_tower_of_its_own() -> None:
     assert relative(text["pooled"] @ projection.text_weight.T, wanted.numpy()) < 1e-5
     features = encoder.images(noise(32), ("pooled", "embedding"))
     assert relative(project(features["pooled"], encoder), features["embedding"]) < 1e-5
+
+
+ATTENTIONAL = {"attentional_pool": True, "attn_pooler_queries": 5, "attn_pooler_heads": 4}
+TOWERS: dict[str, dict[str, Any]] = {
+    "tok": {},
+    "avg": {"pool_type": "avg"},
+    "avg, norm after": {"pool_type": "avg", "final_ln_after_pool": True},
+    "tok, norm after": {"final_ln_after_pool": True},
+    "attentional, tok": ATTENTIONAL,
+    "attentional, avg": {**ATTENTIONAL, "pool_type": "avg"},
+    "tokens too": {"output_tokens": True},
+    "no first norm, fixed positions": {"no_ln_pre": True, "pos_embed_type": "sin_cos_2d"},
+    "layer scale, norms inside": {"ls_init_value": 0.1, "qk_norm": True, "scale_attn": True},
+    "oblong": {"image_size": (32, 48)},
+}
+
+
+def tower(joint: int = 48, **vision: Any) -> Any:
+    """A model whose vision tower is a small transformer with these options."""
+    torch.manual_seed(3)
+    vision_cfg = open_clip.CLIPVisionCfg(**{**SMALL_VIT, **vision})
+    text_cfg = open_clip.CLIPTextCfg(**SMALL_TEXT)
+    model = open_clip.CustomTextCLIP(joint, vision_cfg, text_cfg).eval()
+    randomise(model, 3)
+    for name, parameter in model.visual.named_parameters():
+        if "ln_" in name:  # their start, one and zero, would hide a norm in the wrong place
+            torch.nn.init.normal_(parameter, 1.0, 0.3)
+    return model
+
+
+def features_of(model: Any, pixels: np.ndarray) -> np.ndarray:
+    """encode_image without normalising, for towers that give tokens as well."""
+    output_tokens, model.visual.output_tokens = model.visual.output_tokens, False
+    found = plain(model, pixels)
+    model.visual.output_tokens = output_tokens
+    return found
+
+
+@pytest.mark.parametrize("options", TOWERS.values(), ids=TOWERS)
+def test_every_pooling_of_a_vit_is_split_before_its_projection(options: dict[str, Any]) -> None:
+    model = tower(**options)
+    encoder = small_encoder(model)
+    height, width = encoder.meta.preprocessing["size"]
+    pixels = np.random.default_rng(0).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
+    features = encoder.images(pixels, ("pooled", "embedding"))
+    wanted = features_of(model, pixels)
+    assert relative(features["embedding"], wanted) < 1e-5
+    assert relative(project(features["pooled"], encoder), wanted) < 1e-5
+    pooled = 48 if "attentional_pool" in options else 64  # the pooler has the joint width already
+    assert encoder.meta.shapes == {"pooled": (pooled,), "embedding": (48,)}
+    assert features["pooled"].shape == (2, pooled)
+    projection = encoder.projection()
+    assert projection is not None
+    assert projection.image_weight.shape == (48, pooled)
+
+
+@pytest.mark.parametrize("output_tokens", [False, True])
+def test_a_vit_without_projection_gives_its_embedding_only(output_tokens: bool) -> None:
+    model = tower(output_tokens=output_tokens)
+    model.visual.proj = None
+    encoder = small_encoder(model)
+    assert encoder.meta.shapes == {"embedding": (64,)}
+    assert encoder.projection() is None
+    found = encoder.images(noise(32), ("embedding",))["embedding"]
+    assert relative(found, features_of(model, noise(32))) < 1e-6
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"pool_type": "none"},
+        {**ATTENTIONAL, "pool_type": "none"},
+        {**ATTENTIONAL, "attentional_pool": "parallel", "joint": 64},
+        {**ATTENTIONAL, "attentional_pool": "cascade", "joint": 64, "output_tokens": True},
+    ],
+)
+def test_a_tower_that_gives_no_one_vector_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(EmbedcalError, match="one vector an image from small, found shape") as error:
+        small_encoder(tower(**options))
+    assert "\n" not in str(error.value)
+
+
+def test_a_text_tower_that_gives_no_one_vector_is_refused() -> None:
+    with pytest.raises(EmbedcalError, match="one vector a prompt from small, found shape"):
+        small_encoder(small((("pool_type", "none"),)))
+
+
+@pytest.mark.parametrize("output_tokens", [False, True])
+def test_a_text_tower_without_projection(output_tokens: bool) -> None:
+    text_cfg = open_clip.CLIPTextCfg(**SMALL_TEXT, proj_type="none", output_tokens=output_tokens)
+    torch.manual_seed(4)
+    vision_cfg = open_clip.CLIPVisionCfg(**SMALL_VIT)
+    encoder = small_encoder(open_clip.CustomTextCLIP(64, vision_cfg, text_cfg).eval())
+    assert encoder.meta.text_shapes == {"embedding": (64,)}
+    assert encoder.text(PROMPTS)["embedding"].shape == (4, 64)
+
+
+@cache
+def coca() -> Any:
+    """CoCa in small: attentional pool, a class token in the text tower, both give tokens."""
+    torch.manual_seed(5)
+    text = {**SMALL_TEXT, "context_length": 76, "embed_cls": True, "output_tokens": True}
+    decoder = {"context_length": 76, "width": 48, "heads": 2, "layers": 1}
+    model = open_clip.CoCa(
+        48,
+        open_clip.coca_model.MultimodalCfg(**decoder),
+        open_clip.CLIPTextCfg(**text),
+        open_clip.CLIPVisionCfg(**SMALL_VIT, **ATTENTIONAL, output_tokens=True),
+    ).eval()
+    randomise(model, 5)
+    return model
+
+
+def coca_encoder(model: Any) -> ClipEncoder:
+    tokenizer = open_clip.get_tokenizer("coca_ViT-B-32")
+    return ClipEncoder(model, tokenizer, name="coca", weights="random:5")
+
+
+def test_both_towers_of_coca_are_split() -> None:
+    model, encoder = coca(), coca_encoder(coca())
+    tokens = open_clip.get_tokenizer("coca_ViT-B-32")(PROMPTS)
+    with torch.no_grad():
+        wanted_text = model.encode_text(tokens, normalize=False).numpy()
+        unit = model.encode_text(tokens).numpy()  # CoCa's default
+    text, projection = encoder.text(PROMPTS), encoder.projection()
+    assert encoder.meta.context_length == 76
+    assert relative(text["embedding"], wanted_text) < 1e-5
+    assert projection is not None
+    assert projection.text_weight is not None
+    assert relative(text["pooled"] @ projection.text_weight.T, wanted_text) < 1e-5
+    lengths = np.linalg.norm(text["embedding"], axis=1, keepdims=True)
+    assert relative(text["embedding"] / lengths, unit) < 1e-5
+    features = encoder.images(noise(32), ("pooled", "embedding"))
+    wanted = plain(model, noise(32), normalize=False)
+    assert relative(features["embedding"], wanted) < 1e-5
+    assert relative(project(features["pooled"], encoder), wanted) < 1e-5
+
+
+def test_a_foreign_text_tower_of_coca_is_not_normalised() -> None:
+    class Foreign(torch.nn.Module):
+        def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            return tokens[:, :48].float(), tokens
+
+    model = copy.deepcopy(coca())
+    model.text = Foreign()
+    encoder = coca_encoder(model)
+    assert encoder.meta.text_shapes == {"embedding": (48,)}
+    tokens = open_clip.get_tokenizer("coca_ViT-B-32")(PROMPTS)
+    assert np.array_equal(encoder.text(PROMPTS)["embedding"], tokens[:, :48].float().numpy())
 
 
 def test_a_tower_that_cannot_be_split_gives_its_embedding_only() -> None:

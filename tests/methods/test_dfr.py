@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -46,7 +48,7 @@ def objective(
 @pytest.mark.parametrize("c", [1.0, 0.1, 0.01])
 @pytest.mark.parametrize("weights", [(1.0, 1.0), (1.0, 3.0)])
 def test_the_fit_minimises_the_stated_objective(c: float, weights: tuple[float, ...]) -> None:
-    """Proximal gradient descent, written here, reaches no lower value of METHODS' formula."""
+    """Proximal gradient descent, written here, reaches no lower value of the formula."""
     data = world(200, 6)
     x, y, v = data["x"].astype(float), data["y"], np.array(weights)
     fit = logistic_l1(x, y, 2, c, weights=weights, max_iter=1000, seed=0)
@@ -83,18 +85,19 @@ def test_scaler_standardises_and_spares_constants() -> None:
 
 
 @pytest.mark.parametrize("variant", ["val", "train"])
-@pytest.mark.parametrize("features", ["embedding", "normalised"])
+@pytest.mark.parametrize("features", ["embedding", "normalised", "pooled"])
 def test_the_folded_head_decides_as_the_averaged_fits(variant: str, features: str) -> None:
     """The head on raw rows equals mean coefficients on standardised rows, drawn again here."""
     train, val = world(600, seed=1), world(300, seed=2, rare=0.8)
     method = DFR(variant=variant, features=features, c=(0.1,), refits=3, halves=1)
     head = method.solve(task(train, val), seed=5)
+    assert head.level == method.level == ("pooled" if features == "pooled" else "embedding")
 
     rng = np.random.default_rng([5, 0])
     source = val if variant == "val" else train
     unit = (
         (lambda x: x / np.linalg.norm(x, axis=1, keepdims=True))
-        if features != "embedding"
+        if features == "normalised"
         else (lambda x: x)
     )
     x = unit(source["x"].astype(float))
@@ -165,6 +168,149 @@ def test_variant_val_never_reads_a_label_of_train() -> None:
         DFR(variant="train").solve(task(train, world(seed=1)), seed=0)
 
 
+@pytest.mark.parametrize("variant", ["val", "train"])
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_balanced_over_classes_no_group_is_read(variant: str, n_classes: int) -> None:
+    """It is DFR with the classes for groups, on a task from which the groups are withheld."""
+    method = DFR(variant=variant, balance="class", c=(0.3, 0.01), refits=2, halves=2)
+    assert not [need for need in method.needs if need.endswith(".g")]
+    assert {need for need in method.needs if need.endswith(".y")} == {f"{variant}.y", "val.y"}
+    assert method.selection == "own.worst_class"
+    splits = [world(300, n_classes=n_classes, seed=seed, rare=0.5) for seed in (1, 2)]
+    for split in splits:
+        split["g"] = split["y"]
+    wanted = DFR(variant=variant, c=(0.3, 0.01), refits=2, halves=2)
+    assert wanted.selection == "own.worst_group"
+    reference = wanted.solve(task(*splits, n_classes), seed=4)
+    bare = [{name: split[name] for name in ("x", "y")} for split in splits]
+    head = method.solve(task(*bare, n_classes), seed=4)
+    assert torch.equal(head.weight, reference.weight)
+    assert torch.equal(head.bias, reference.bias)
+
+
+def test_class_balance_repairs_a_rare_class() -> None:
+    def rare(n: int, seed: int, keep: float) -> dict[str, np.ndarray]:
+        data = world(n, seed=seed, rare=1.0)
+        kept = (data["y"] == 0) | (np.random.default_rng(seed).random(n) < keep)
+        return {name: values[kept] for name, values in data.items()}
+
+    train, val, test = rare(2000, 1, 0.04), rare(1500, 2, 0.04), rare(4000, 3, 1.0)
+    x, y = train["x"].astype(float), train["y"]
+    plain = logistic_l1(x, y, 2, 1.0, weights=(1, 1), max_iter=100, seed=0)
+    head = DFR(balance="class").solve(task(train, val), seed=0)
+    ours = predict(head, torch.as_tensor(test["x"])).argmax(1).numpy()
+    theirs = plain.predict(test["x"].astype(float))
+
+    def worst(predicted: np.ndarray) -> float:
+        return min((predicted == test["y"])[test["y"] == c].mean() for c in (0, 1))
+
+    assert worst(ours) > worst(theirs) + 0.1
+
+
+@pytest.mark.parametrize("balance", ["group", "class"])
+def test_the_choice_of_c_is_the_worst_groups_or_classes(balance: str) -> None:
+    """Halves drawn again here, scored by loops; C starts where all weights are zero."""
+    candidates = (1e-4, 0.03, 1.0)
+    val = world(160, seed=2, rare=0.6)
+    strata = val["g"] if balance == "group" else val["y"]
+    chosen = set()
+    for seed in range(4):
+        method = DFR(balance=balance, c=candidates, refits=1, halves=3)
+        rng = np.random.default_rng([seed, 0])
+        c, weights = method._tune_on_halves(val["x"].astype(float), val["y"], strata, 2, rng)
+        assert weights == (1.0, 1.0)
+        rng = np.random.default_rng([seed, 0])
+        scores = [0.0] * 3
+        for _ in range(3):
+            order = rng.permutation(160)
+            rows = order[80:][balanced_subset(strata[order[80:]], rng)]
+            mean, std = val["x"][rows].astype(float).mean(0), val["x"][rows].astype(float).std(0)
+            std[2] = 1.0
+            for k, candidate in enumerate(candidates):
+                inside, outside = ((val["x"][i] - mean) / std for i in (rows, order[:80]))
+                fit = logistic_l1(
+                    inside,
+                    val["y"][rows],
+                    2,
+                    candidate,
+                    weights=(1.0, 1.0),
+                    max_iter=100,
+                    seed=int(rng.integers(2**31)),
+                )
+                margin = outside @ fit.coef[0] + fit.intercept[0]
+                right: dict[int, list[bool]] = {}
+                for i, value in zip(order[:80], margin):
+                    right.setdefault(int(strata[i]), []).append((value > 0) == (val["y"][i] == 1))
+                scores[k] += min(sum(hits) / len(hits) for hits in right.values())
+        assert c == candidates[scores.index(max(scores))]
+        chosen.add(c)
+    assert 1e-4 not in chosen
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_group_missing_from_the_scored_half_makes_no_score_nan(seed: int) -> None:
+    """With NaN for a score the first C would win, and at this one every weight is zero."""
+    data = world(200, seed=2, rare=0.6)
+    order = np.random.default_rng([seed, 0]).permutation(200)
+    source = np.argsort(data["g"] == 2, kind="stable")  # group 2 last, so in the fitted half
+    val = {name: np.empty_like(values) for name, values in data.items()}
+    for name, values in data.items():
+        val[name][order] = values[source]
+    assert 2 not in val["g"][order[:100]]
+    method = DFR(c=(1e-6, 0.3), halves=1, refits=1)
+    assert method.solve(task(world(), val), seed).weight.abs().max() > 0.01
+
+
+def test_a_half_without_a_class_is_drawn_anew() -> None:
+    val = world(60, seed=2)
+    few = np.flatnonzero(val["y"] == 1)[2:]
+    val = {name: np.delete(values, few, 0) for name, values in val.items()}
+    for seed in range(8):  # a half without the two rows of class 1 comes one time in four
+        for balance in ("group", "class"):
+            head = DFR(c=(1.0,), refits=1, balance=balance).solve(task(world(), val), seed)
+            assert torch.isfinite(head.weight).all()
+
+
+def test_a_row_of_zeros_stays_finite_when_normalised() -> None:
+    val = world(seed=1)
+    val["x"][5] = 0
+    head = DFR(features="normalised", refits=1, halves=1).solve(task(world(), val), seed=0)
+    assert torch.isfinite(head.weight).all()
+
+
+@pytest.mark.parametrize("balance", ["group", "class"])
+@pytest.mark.parametrize("variant", ["val", "train"])
+def test_an_absent_class_is_named_with_its_split(balance: str, variant: str) -> None:
+    whole = world(120, n_classes=3, seed=1, rare=0.5)
+    lacking = {name: values[whole["y"] != 1] for name, values in whole.items()}
+    splits = (whole, lacking) if variant == "val" else (lacking, whole)
+    with pytest.raises(EmbedcalError, match=rf"{variant} rows of every class .* none of class 1"):
+        DFR(variant=variant, balance=balance).solve(task(*splits, 3), seed=0)
+    method = DFR(variant="train", balance=balance, c=(0.3,), refits=1)
+    assert torch.isfinite(method.solve(task(whole, lacking, 3), seed=0).weight).all()  # only scored
+
+
+def test_too_few_rows_for_halves_are_refused() -> None:
+    data = {"x": world(20)["x"], "y": np.arange(20)}
+    with pytest.raises(EmbedcalError, match="found 1 of class 0") as error:
+        DFR(balance="class").solve(task(data, data, 20), seed=0)
+    assert "\n" not in str(error.value)
+
+
+def test_a_run_without_groups_says_so(birds: Path) -> None:
+    """From the cache to the record: which labels were used, and what chose C."""
+    from embedcal.cache import open_cache
+    from embedcal.fitting import fit_on
+    from embedcal.workbench import Workbench
+
+    with open_cache(birds) as cache:
+        options = {"balance": "class", "features": "pooled", "c": (0.1,), "refits": 1, "halves": 1}
+        record = fit_on(Workbench(cache), "dfr", options).record
+    assert record["labels_used"] == ["val.y"]
+    assert record["selection"] == "own.worst_class"
+    assert record["options"]["balance"] == "class"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "words"),
     [
@@ -172,6 +318,7 @@ def test_variant_val_never_reads_a_label_of_train() -> None:
         ({"halves": 0}, "1 or more"),
         ({"variant": "vall"}, "val, train"),
         ({"features": "tokens"}, "pooled"),
+        ({"balance": "classes"}, "group, class"),
     ],
 )
 def test_bad_options_are_one_line_that_names_the_choices(kwargs: dict, words: str) -> None:

@@ -1,0 +1,74 @@
+"""Every method over features of your own (an .npz, as `embedcal import-features` reads it).
+
+Those that need what such a file lacks, prompts or a projection, are listed with their reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from embedcal.cache import open_cache
+from embedcal.caching import import_npz
+from embedcal.demo import KINDS, Row, every_entry, fit_entry
+from embedcal.types import EmbedcalError
+from embedcal.workbench import Workbench
+
+
+def compare(path: Path, seeds: int) -> tuple[list[Row], dict[str, str]]:
+    """A row a method in the order of what it reads, and why the others cannot run."""
+    rows, refused = [], {}
+    with open_cache(path) as cache:
+        on = Workbench(cache)
+        for entry in every_entry():
+            try:
+                rows.append(fit_entry(on, entry, range(seeds)))
+            except EmbedcalError as error:
+                refused[entry.label] = str(error)
+    return sorted(rows, key=lambda row: KINDS.index(row.kind)), refused
+
+
+def table(rows: list[Row], title: str) -> Table:
+    """Test split, percent; the deviation is over head seeds."""
+    columns = ("reads", "method", "selection rule", "worst group", "train-weighted", "seconds")
+    shown = Table(*columns, title=title)
+    for row in rows:
+        worst = f"{100 * row.worst_group:.1f} ± {100 * row.deviation:.1f}"
+        average, seconds = f"{100 * row.train_weighted:.1f}", f"{row.seconds:.1f}"
+        shown.add_row(row.kind, row.label, row.selection, worst, average, seconds)
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("file", type=Path, help="features (n, d), y, split, an attribute")
+    parser.add_argument("--attribute", default="place", help="name of the attribute's array")
+    parser.add_argument("--seeds", type=int, default=3, help="head seeds a method")
+    parser.add_argument("--home", type=Path, help="keep cache and runs in this folder")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        home = given.home or Path(folder)
+        os.environ["EMBEDCAL_HOME"] = str(home)
+        path = home / "features.h5"
+        if not path.exists():
+            import_npz(given.file, attributes=(given.attribute,), out=path)
+        rows, refused = compare(path, given.seeds)
+    console = Console(width=None if Console().is_terminal else 140)
+    console.print(table(rows, f"{given.file.name}, {given.seeds} head seeds"))
+    for label, reason in refused.items():
+        console.print(f"not run: {label}: {reason}", highlight=False, soft_wrap=True)
+    if given.json is not None:
+        document = {"rows": [asdict(row) for row in rows], "refused": refused}
+        given.json.write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
