@@ -40,6 +40,8 @@ class Entry:
     options: tuple[Options, ...] = ({},)
 
 
+LS, VS = {"vs_weight": 0.0, "ls_weight": 1.0}, {"vs_weight": 1.0, "ls_weight": 0.0}
+
 PLAIN = (
     Entry(label="zeroshot", method="zeroshot"),
     Entry(label="erm, val.mean", method="erm", select="val.mean"),
@@ -59,19 +61,13 @@ PLAIN = (
         label="spurious, vs, best on val",
         method="spurious",
         options=tuple(
-            {"vs_sets": sets, "sampler": sampler}
+            {**VS, "vs_sets": sets, "sampler": sampler}
             for sets in ("attribute", "group")
             for sampler in ("iid", "group")
         ),
     ),
-    Entry(
-        label="spurious, ls",
-        method="spurious",
-        options=({"vs_weight": 0.0, "ls_weight": 1.0},),
-    ),
+    Entry(label="spurious, ls", method="spurious"),
 )
-
-LS, VS = {"vs_weight": 0.0, "ls_weight": 1.0}, {"vs_weight": 1.0, "ls_weight": 0.0}
 
 
 def _variants() -> Iterator[Entry]:

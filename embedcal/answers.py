@@ -283,7 +283,7 @@ def _few_methods(demo: Demo) -> Table:
     )
     table.add_row(
         "selection rule",
-        *(row.selection.replace(".", ".\n") for row in demo.rows),
+        *(row.selection.replace(".", ".\n").replace("_", "_\n") for row in demo.rows),
         end_section=True,
     )
     for g, name in enumerate(demo.group_names):

@@ -67,7 +67,9 @@ def _command(cls: type[Method], name: str, run: FitCallback, common: Callable[..
         parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
         for parameter in inspect.signature(common, eval_str=True).parameters.values()
     ]
-    own_parameters = [_parameter(item, hints[item.name], cls) for item in own.values()]
+    # The method's own before those that all trained methods share.
+    order = sorted(own.values(), key=lambda item: item.name not in cls.__annotations__)
+    own_parameters = [_parameter(item, hints[item.name], cls) for item in order]
 
     def command(**given: Any) -> None:
         chosen = {

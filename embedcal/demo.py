@@ -88,7 +88,7 @@ def every_entry() -> tuple[Entry, ...]:
 
 
 EXTRA: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("spurious", {"vs_weight": 0.0, "ls_weight": 1.0}),
+    ("spurious", {"vs_weight": 1.0, "ls_weight": 0.0}),
     ("cfr", {"calibration": "erm"}),
     ("cfr", {"calibration": "none"}),
     ("dfr", {"variant": "train"}),

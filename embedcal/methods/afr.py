@@ -91,6 +91,8 @@ class AFR(Gradient):
         for name in ("gamma", "penalty"):
             if not getattr(self, name) >= 0:
                 raise EmbedcalError(f"expected --{name} of 0 or more, found {getattr(self, name)}")
+        if self.stage_epochs < 1:
+            raise EmbedcalError(f"expected --stage-epochs of 1 or more, found {self.stage_epochs}")
         if not 0 < self.stage_fraction < 1:
             raise EmbedcalError(
                 f"expected --stage-fraction between 0 and 1, found {self.stage_fraction}: both "

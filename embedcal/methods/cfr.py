@@ -129,11 +129,10 @@ class CFR(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("positives", "negatives", "anchors"):
+        for name in ("positives", "negatives", "anchors", "stage_epochs"):
             if getattr(self, name) < 1:
-                raise EmbedcalError(
-                    f"expected --{name} of 1 or more, found {getattr(self, name)}: give a count"
-                )
+                flag = name.replace("_", "-")
+                raise EmbedcalError(f"expected --{flag} of 1 or more, found {getattr(self, name)}")
         if not (self.tau > 0 and 0 <= self.centroid_momentum <= 1):
             raise EmbedcalError(
                 "expected --tau above 0 and --centroid-momentum between 0 and 1, found "

@@ -54,8 +54,10 @@ class JTT(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.upweight < 1:
-            raise EmbedcalError(f"expected --upweight of 1 or more, found {self.upweight}")
+        for name in ("upweight", "stage_epochs"):
+            if getattr(self, name) < 1:
+                flag = name.replace("_", "-")
+                raise EmbedcalError(f"expected --{flag} of 1 or more, found {getattr(self, name)}")
 
     @property
     def stage(self) -> Stage:

@@ -42,8 +42,8 @@ class Spurious(Gradient):
 
     Yang et al., 2023 (arXiv:2304.03916), equations 1 and 3 to 6. L_vc parts the images of different
     classes, L_lc their prompts; L_vs parts the images of different attribute values, L_ls the
-    prompts that name them. The paper adds either L_ls, which needs the values' names alone, or
-    L_vs, which needs every training image's value; L_vs is the default here. All terms share the
+    prompts that name them. The paper adds either L_ls, which needs the values' names alone and is
+    the default here, or L_vs, which needs every training image's value. All terms share the
     temperature. Open in the paper and options here: whether L_vs means attribute values or groups,
     whether L_ls parts values from each other or from classes, whether an image is its own positive.
 
@@ -66,9 +66,9 @@ class Spurious(Gradient):
     clip_weight: float = option(1.0, "weight of L_CLIP", hyper=True)
     lc_weight: float = option(1.0, "weight of L_lc: class prompts", grid=(0.0, 1.0), hyper=True)
     vc_weight: float = option(1.0, "weight of L_vc: images by class", grid=(0.0, 1.0), hyper=True)
-    ls_weight: float = option(0.0, "weight of L_ls: attribute prompts", grid=(0.0, 1.0), hyper=True)
+    ls_weight: float = option(1.0, "weight of L_ls: attribute prompts", grid=(0.0, 1.0), hyper=True)
     vs_weight: float = option(
-        1.0, "weight of L_vs: images by attribute", grid=(0.0, 1.0), hyper=True
+        0.0, "weight of L_vs: images by attribute", grid=(0.0, 1.0), hyper=True
     )
     ce_weight: float = option(0.0, "weight of a cross-entropy over the classes", hyper=True)
     vs_sets: str = option(

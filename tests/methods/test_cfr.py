@@ -254,6 +254,7 @@ def test_a_training_split_of_one_class_is_refused() -> None:
         ({"start": "stage"}, "--calibration erm"),
         ({"variant": "official", "calibration": "none"}, "erm or zeroshot"),
         ({"anchors": 0}, "--anchors"),
+        ({"stage_epochs": 0}, "--stage-epochs"),
         ({"tau": 0.0}, "--tau"),
         ({"centroid_momentum": 1.5}, "--centroid-momentum"),
     ],

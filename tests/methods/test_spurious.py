@@ -23,7 +23,7 @@ from embedcal.types import EmbedcalError, Examples, Task
 
 S = 1 / 0.07
 SCOPES = ["image", "image+text_proj"]
-NONE = {"clip_weight": 0.0, "lc_weight": 0.0, "vc_weight": 0.0, "vs_weight": 0.0}
+NONE = {f"{term}_weight": 0.0 for term in ("clip", "lc", "vc", "ls", "vs")}
 
 
 def first_loss(method: Gradient, task: Task) -> tuple[float, Any]:
@@ -157,11 +157,12 @@ def test_labels_and_prompts_are_needed_only_by_terms_with_a_weight() -> None:
     def needs(**options: Any) -> set[str]:
         return {n for n in Spurious(**options).needs if n.endswith(".g") or n.startswith("text.")}
 
-    assert needs() == {"train.g", "text.class"}
-    assert needs(vs_weight=0.0, ls_weight=1.0) == {"text.class", "text.attribute"}
-    assert needs(variant="official") == {"train.g", "text.class", "text.context"}
-    assert needs(vs_weight=0.0) == {"text.class"}
-    assert needs(vs_weight=0.0, sampler="group") == {"text.class", "train.g"}
+    vs = {"vs_weight": 1.0, "ls_weight": 0.0}
+    assert needs() == {"text.class", "text.attribute"}
+    assert needs(**vs) == {"train.g", "text.class"}
+    assert needs(**vs, variant="official") == {"train.g", "text.class", "text.context"}
+    assert needs(ls_weight=0.0) == {"text.class"}
+    assert needs(ls_weight=0.0, sampler="group") == {"text.class", "train.g"}
 
 
 def test_one_attribute_value_alone_is_refused_for_l_vs() -> None:
@@ -170,7 +171,7 @@ def test_one_attribute_value_alone_is_refused_for_l_vs() -> None:
     arrays = {name: array[keep] for name, array in task.train.arrays.items()}
     task = replace(task, train=Examples(split="train", arrays=arrays))
     with pytest.raises(EmbedcalError, match="--vs-weight 0") as error:
-        train(Spurious(head="projection"), task, seed=0)
+        train(Spurious(head="projection", vs_weight=1.0), task, seed=0)
     assert "\n" not in str(error.value)
 
 
