@@ -239,8 +239,8 @@ def demo_report(demo: Demo) -> RenderableType:
     """The demo's table and what to try next."""
     cache = shlex.quote(str(demo.cache))
     lines = [
-        f"Means of {demo.seeds} head seeds. Synthetic scenes and a tiny CLIP made to lean on the "
-        "background: evidence about the software, not about OpenAI's CLIP.",
+        f"Test accuracy, %, means of {demo.seeds} head seeds. Synthetic scenes and a tiny CLIP "
+        "made to lean on the background: evidence about the software, not about OpenAI's CLIP.",
         f"In all {demo.seconds['total']:.1f} s: cache {demo.seconds['cache']:.1f}, fits "
         f"{demo.seconds['fit']:.1f}.",
         "",
@@ -250,26 +250,24 @@ def demo_report(demo: Demo) -> RenderableType:
         f"  embedcal fit erm --head linear --select val.mean --cache {cache}",
         f"  ls {shlex.quote(str(demo.images))}" if demo.every else "  embedcal demo --all",
     ]
-    return Group(_every_method(demo) if demo.every else _few_methods(demo), *lines)
+    tables = _every_method(demo) if demo.every else [_few_methods(demo)]
+    return Group(*tables, *lines)
 
 
-def _every_method(demo: Demo) -> Table:
-    """A row a method, in sections by what is read."""
-    table = plain_table()
-    table.add_column("method", overflow="fold")
-    table.add_column("selection rule", no_wrap=True)
-    for name in ("worst group, %", "train-weighted, %", "seconds"):
-        table.add_column(name, justify="right")
-    kind = ""
+def _every_method(demo: Demo) -> list[Table]:
+    """A row a method, a table for each kind of what is read, all of one width."""
+    tables: dict[str, Table] = {}
     for row in demo.rows:
-        if row.kind != kind:
-            table.add_section()
-            table.add_row(f"[bold]reads {row.kind}[/]")
-            kind = row.kind
+        if row.kind not in tables:
+            table = tables[row.kind] = plain_table(f"[bold]reads {row.kind}[/]")
+            table.add_column("method", width=20, overflow="fold")
+            table.add_column("selection rule", width=15, overflow="fold")
+            for name, width in (("worst group", 11), ("train-weighted", 14), ("s", 5)):
+                table.add_column(name, width=width, justify="right")
         worst = f"{percent(row.worst_group)} ± {percent(row.deviation)}"
         average, seconds = percent(row.train_weighted), f"{row.seconds:.1f}"
-        table.add_row(f"  {shown(row.label)}", row.selection, worst, average, seconds)
-    return table
+        tables[row.kind].add_row(shown(row.label), row.selection, worst, average, seconds)
+    return list(tables.values())
 
 
 def _few_methods(demo: Demo) -> Table:
