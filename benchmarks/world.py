@@ -3,7 +3,8 @@
 Each world seed draws new scenes; each head seed trains anew. The bar says what the world is for:
 zero-shot right on average and wrong on its worst group, plain training not much better, methods
 that know the groups repairing it, and those that infer them repairing much of it. ``--set all``
-shows every method, ``--set variants`` what papers and released code say side by side.
+shows every method, ``--set variants`` what papers and released code say side by side, ``--set
+cfr`` what CFR's open choices do.
 """
 
 from __future__ import annotations
@@ -103,6 +104,22 @@ def _variants() -> Iterator[Entry]:
             yield Entry(label=label, method=method, options=({"variant": variant},))
 
 
+def _cfr() -> Iterator[Entry]:
+    """The choices that CFR's description leaves open, one at a time from its defaults."""
+    for pos in ("dps", "rps"):
+        for neg in ("rns", "nns", "centroid"):
+            options: Options = {"pos": pos, "neg": neg}
+            yield Entry(label=f"cfr, {pos}, {neg}", method="cfr", options=(options,))
+    for space in ("embedding", "pooled"):
+        options = {"neg": "nns", "space": space, "pool": "dataset"}
+        yield Entry(label=f"cfr, dps, nns by {space}", method="cfr", options=(options,))
+    for correct in ("pretrained", "erm", "current"):
+        for confidence in ("off", "entropy", "margin"):
+            options = {"correct": correct, "confidence": confidence}
+            label = f"cfr, centroids by {correct}, confidence {confidence}"
+            yield Entry(label=label, method="cfr", options=(options,))
+
+
 def _every() -> Iterator[Entry]:
     """Every method under the rule that its labels allow, as ``embedcal demo --all`` shows them."""
     from embedcal.demo import every_entry
@@ -116,6 +133,7 @@ def _every() -> Iterator[Entry]:
 SETS: dict[str, Callable[[], Iterable[Entry]]] = {
     "plain": lambda: PLAIN,
     "all": _every,
+    "cfr": _cfr,
     "variants": _variants,
 }
 
