@@ -14,15 +14,15 @@ import io
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import blocks
+from markdown_text import MADE, fence, page, prose
+from methods_page import methods_page
 
 DOCS = Path(__file__).parent
 README = DOCS.parent / "README.md"
-MADE = "<!-- Made by docs/generate.py; edit the code or the script, not this page. -->"
 DEMO = re.compile(r"(<!-- demo-table -->\n).*?(<!-- /demo-table -->)", re.DOTALL)
 
 
@@ -54,9 +54,9 @@ def cli_page() -> str:
                 "METHOD is one of [the methods](methods.md), or a file that defines one: "
                 "[Add a method](../how-to/add-a-method.md). These options are those of every "
                 "method; its own come before them.",
-                _fence(_shared_options()),
+                fence(_shared_options()),
             ]
-    return _page([*parts, CLI_END])
+    return page([*parts, CLI_END])
 
 
 def _shared_options() -> str:
@@ -66,7 +66,7 @@ def _shared_options() -> str:
 
 
 def _help(words: list[str]) -> str:
-    return _fence(_help_text(words))
+    return fence(_help_text(words))
 
 
 def _help_text(words: list[str]) -> str:
@@ -110,142 +110,6 @@ CLI_END = """\
 | `COLUMNS` | width of help texts and tables |"""
 
 
-# Methods
-
-
-def methods_page() -> str:
-    from embedcal.methods import find, names
-    from embedcal.methods.base import Gradient, options
-
-    classes = [find(name) for name in names()]
-    rows = [
-        (f"[`{cls.name}`](#{cls.name})", _labels(_resolved(cls)), _prose(cls.summary()))
-        for cls in classes
-    ]
-    parts = [
-        MADE,
-        "# Methods",
-        METHODS_INTRODUCTION,
-        _table(("method", "labels that it reads", "in one line"), rows),
-    ]
-    for cls in classes:
-        parts += [f"## {cls.name}", _prose(inspect.cleandoc(cls.__doc__ or "")), _facts(cls)]
-        own = _own_options(cls)
-        parts.append(_options(own))
-        if issubclass(cls, Gradient):
-            also = "also has" if own else "has"
-            parts.append(f"It {also} [the options of every trained method](#trained-methods).")
-    parts += [
-        "## Trained methods",
-        "Methods that are trained by gradient steps share these options, where a method's own "
-        "table does not say otherwise. `projection` trains the last matrix of CLIP's image tower "
-        "against the class prompts, `attnpool` a ResNet's whole attention pool; `linear` is a new "
-        "linear classifier on the unit embedding. "
-        "[Frozen features](../explanation/frozen-features.md#heads) has more on them. "
-        "`--sampler group` adds the groups of training to the labels.",
-        _options(options(Gradient)),
-    ]
-    return _page(parts)
-
-
-METHODS_INTRODUCTION = """\
-Each method is one file of `embedcal/methods/`, and its options are the fields of one class. They
-are options of `embedcal fit METHOD` (`--weight-decay 0.01`) and arguments of `embedcal.fit`
-(`weight_decay=0.01`). `grid` lists the values that are worth trying first. `embedcal methods`
-prints this list shorter.
-
-The labels below are a method's own, `y` for classes and `g` for groups; those of the run that it
-starts from, and of the rule that chooses there, are among them. What a run used in all also counts
-what its own selection rule reads: [What a method sees](../explanation/what-a-method-sees.md). The
-first table of a method has a line for each variant, and one for each value of an option that
-changes anything in it."""
-
-
-def _resolved(cls: Any, **given: Any) -> Any:
-    """A method with ``auto`` options decided as for a cache that has everything."""
-    from embedcal.methods.base import Offer
-
-    offer = Offer(
-        levels=frozenset({"tokens", "pooled", "embedding"}),
-        banks=frozenset({"class", "attribute", "context"}),
-        projection=True,
-        attributes=True,
-        attnpool=True,
-    )
-    return cls(**given).resolve(offer)
-
-
-def _labels(method: Any) -> str:
-    from embedcal.methods import labels_of
-    from embedcal.tables import labels_used
-
-    return labels_used([need for need in labels_of(method) if need.endswith((".y", ".g", ".a"))])
-
-
-def _facts(cls: Any) -> str:
-    """A line a variant, and one for each value of an option that changes what the line says."""
-    from embedcal.errors import EmbedcalError
-
-    default = _line(_resolved(cls))
-    rows = [(f"`{variant}`", *_line(_resolved(cls, variant=variant))) for variant in cls.variants]
-    for item in _own_options(cls):
-        for value in dict.fromkeys((*item.metadata["choices"], *item.metadata["grid"])):
-            try:
-                line = _line(_resolved(cls, **{item.name: value}))
-            except EmbedcalError:  # it goes with other options only
-                continue
-            if line != default:
-                rows.append((f"`{_flag(item)} {value}`", *line))
-    heads = ("variant or option", "head", "features", "labels", "chosen by", "validation in-sample")
-    return _table(heads, rows)
-
-
-def _line(method: Any) -> tuple[str, ...]:
-    from embedcal.methods.base import Solver
-
-    solver = isinstance(method, Solver)
-    chosen = method.selection if solver else "the rule of `--select`"
-    in_sample = "yes" if solver and method.fits_val else "no"
-    return (method.head_name, method.level, _labels(method), chosen, in_sample)
-
-
-def _own_options(cls: Any) -> list[Any]:
-    """The options that a method declares itself, the variant left out."""
-    from embedcal.methods.base import Gradient, options
-
-    shared = options(Gradient) if issubclass(cls, Gradient) else []
-    return [item for item in options(cls) if item not in shared and item.name != "variant"]
-
-
-def _options(items: Iterable[Any]) -> str:
-    from embedcal.methods.base import default_of
-
-    rows = [
-        (
-            f"`{_flag(item)}`",
-            f"`{_value(default_of(item))}`",
-            _codes(item.metadata["choices"]),
-            _codes(item.metadata["grid"]),
-            _prose(item.metadata["help"]),
-        )
-        for item in items
-        if item.name != "variant"
-    ]
-    return _table(("option", "default", "choices", "grid", "meaning"), rows) if rows else ""
-
-
-def _flag(item: Any) -> str:
-    return f"--{item.name.replace('_', '-')}"
-
-
-def _value(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def _codes(values: Iterable[Any]) -> str:
-    return ", ".join(f"`{value}`" for value in values)
-
-
 # Python
 
 
@@ -260,7 +124,7 @@ def api_page() -> str:
         if inspect.ismodule(value):  # embedcal.cache: the package that can be called
             from embedcal.caching import cache as value
         parts += [f"## embedcal.{name}", *_entry(f"embedcal.{name}", value)]
-    return _page(parts)
+    return page(parts)
 
 
 API_INTRODUCTION = """\
@@ -270,10 +134,10 @@ What you can mend raises `embedcal.EmbedcalError` with one line."""
 
 
 def _entry(name: str, value: Any) -> list[str]:
-    found = [_prose(inspect.getdoc(value) or "")]
+    found = [prose(inspect.getdoc(value) or "")]
     if isinstance(value, type) and issubclass(value, Exception):
         return found
-    found = [_fence(_signature(name, value), "python"), *found]
+    found = [fence(_signature(name, value), "python"), *found]
     if not inspect.isclass(value):
         return found
     rows = []
@@ -283,7 +147,7 @@ def _entry(name: str, value: Any) -> list[str]:
             continue
         call = key if target is not member else _signature(key, target, method=True)
         doc = (inspect.getdoc(target) or "").split("\n\n")[0].replace("\n", " ")
-        rows.append(f"- `{call}`" + (f": {_prose(doc)}" if doc else ""))
+        rows.append(f"- `{call}`" + (f": {prose(doc)}" if doc else ""))
     return [*found, "\n".join(rows)] if rows else found
 
 
@@ -318,36 +182,6 @@ def _returns(value: Any) -> str:
 
 def _annotation(annotation: Any) -> str:
     return annotation if isinstance(annotation, str) else inspect.formatannotation(annotation)
-
-
-# Markdown
-
-
-def _prose(text: str) -> str:
-    """A docstring as Markdown: sections as lists, code spans kept, all else as it stands."""
-    text = re.sub(r"^(Args|Returns|Raises):\n", r"**\1**\n\n", text, flags=re.MULTILINE)
-    text = re.sub(r"^    (\w+): ", r"- ``\1``: ", text, flags=re.MULTILINE)
-    text = re.sub(r"^ {4}(?! *[-*])", "  ", text, flags=re.MULTILINE)
-    parts = re.split(r"(``.+?``|`[^`]+`|\*\*\w+\*\*|^\* )", text, flags=re.MULTILINE)
-    return "".join(
-        part.replace("``", "`") if at % 2 else re.sub(r"([_*<])", r"\\\1", part)
-        for at, part in enumerate(parts)
-    )
-
-
-def _fence(text: str, kind: str = "text") -> str:
-    return f"```{kind}\n{text.rstrip()}\n```"
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    heads = list(heads)
-    lines = [heads, ["---"] * len(heads), *rows]
-    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
-    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
-
-
-def _page(parts: Iterable[str]) -> str:
-    return "\n\n".join(part.strip("\n") for part in parts if part) + "\n"
 
 
 # Numbers
