@@ -76,9 +76,8 @@ def nearest(
     means. ``flat`` is FAISS's exhaustive index: the same rows, unless more than eight agree with
     the last one to float32's rounding. ``ivf`` is FAISS's inverted file and approximate: of some
     sqrt(n) lists of rows it looks through the nearest 32, and leaves padding where those hold too
-    few. It found 98 % of the neighbours in real features of 11 788 rows, and there took three times
-    as long as ``exact``; at half a million rows and a thousand queries it took half as long. Both
-    indices hold the whole pool in memory, on the GPU where ``device`` is one.
+    few; ``benchmarks/neighbours.py`` prints its recall and when it pays. Both indices hold the
+    whole pool in memory, on the GPU where ``device`` is one.
 
     Args:
         queries: features (q, ...); dimensions after the first are flattened to d.

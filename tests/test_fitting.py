@@ -242,6 +242,19 @@ def test_auto_takes_the_projection_only_where_there_is_one() -> None:
             configure("erm", {"head": "projection"}).resolve(less)
 
 
+def test_a_revised_first_run_changes_the_ids_of_those_that_start_from_it(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Place(on=Workbench(cache), seed=0, runs=tmp_path, device="cpu")
+
+    def ids() -> list[str]:
+        return [place.id(configure(name, {}).resolve(place.on.offer)) for name in ("jtt", "cfr")]
+
+    (jtt, cfr), _ = ids(), monkeypatch.setattr(find("erm"), "revision", 99)
+    assert ids()[0] != jtt  # its first run is ERM
+    assert ids()[1] == cfr  # by default it has none
+
+
 def other_values(item: Any, cls: type[Method]) -> list[Any]:
     """Values that an option might also have; some methods refuse some."""
     choices = cls.variants if item.name == "variant" else item.metadata["choices"]

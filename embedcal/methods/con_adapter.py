@@ -61,8 +61,8 @@ class ConAdapter(Gradient):
 
     Published settings: SGD 0.9, lr 1e-3, weight decay 5e-5, 128 anchors a step, tau 0.1, 2048
     positives, 2048 of 4096 neighbours; Waterbirds 100 epochs and 500 rows of each cell, CelebA
-    50 epochs, ``--resample upsample`` and ``--anchor-ratio 0.1``. Ours differ in the counts alone:
-    a step of 2048 and 2048 takes seconds on a CPU. They keep SGD, since AdamW's averages would mix
+    50 epochs, ``--resample upsample`` and ``--anchor-ratio 0.1``. Ours differ in the counts alone,
+    which are for a CPU. They keep SGD, since AdamW's averages would mix
     gradients of a sum and of a mean. The code's h is by default ``--slices umap_kmeans``, where the
     paper has the zero-shot prediction. It has one prompt a class, ours goes through all of the
     cache's templates; its optional residual connection is left out.
