@@ -82,7 +82,7 @@ def demo(
 
     Example: embedcal demo
     """
-    from embedcal.answers import demo_report
+    from embedcal.answers.runs import demo_report
     from embedcal.demo import demo as run
     from embedcal.progress import progress
 
@@ -133,7 +133,7 @@ def cache(
 
     Example: embedcal cache birds --backbone tiny
     """
-    from embedcal.answers import cache_record, cache_report
+    from embedcal.answers.caches import cache_record, cache_report
     from embedcal.cache import BuildOptions
     from embedcal.caching import cache as run
     from embedcal.datasets import ReadOptions, attributes_of, columns_of
@@ -194,7 +194,8 @@ def _shared(
 
 
 def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
-    from embedcal.answers import cache_line, run_record, run_report
+    from embedcal.answers.caches import cache_line
+    from embedcal.answers.runs import run_record, run_report
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
     from embedcal.fitting import fit as run
@@ -248,7 +249,7 @@ def info(
 
     Example: embedcal info --json | jq .fingerprint
     """
-    from embedcal.answers import info_record, info_report
+    from embedcal.answers.caches import info_record, info_report
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
 
@@ -283,7 +284,7 @@ def methods(as_json: Json = False) -> None:
 
     Example: embedcal methods
     """
-    from embedcal.answers import methods_record, methods_report
+    from embedcal.answers.runs import methods_record, methods_report
 
     _answer(methods_record(), methods_report(), as_json=as_json)
 
@@ -294,7 +295,7 @@ def datasets(as_json: Json = False) -> None:
 
     Example: embedcal datasets
     """
-    from embedcal.answers import datasets_record, datasets_report
+    from embedcal.answers.caches import datasets_record, datasets_report
 
     _answer(datasets_record(), datasets_report(), as_json=as_json)
 

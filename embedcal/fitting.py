@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 from embedcal import __version__
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
-from embedcal.evaluate import RULES, Rule, as_dict, bootstrap, default_rule, evaluate_strata, rule
-from embedcal.methods import find, labels_of
-from embedcal.runs import Run, load_run, reselect, run_id, store
-from embedcal.types import EmbedcalError, Level, Split, Task
+from embedcal.evaluate import RULES, Rule, default_rule, rule
+from embedcal.methods import find
+from embedcal.records import JUDGED, Fitted, by_rule, chosen, identity, selection_of
+from embedcal.runs import Run, claim, load_run, reselect, run_id, store
+from embedcal.scored import log
+from embedcal.types import EmbedcalError, Task
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from embedcal.methods.base import Method, Stage
 
 REVISION = 1  # of this engine; raised when results change for equal options
@@ -72,14 +72,13 @@ def fit_on(
     device: str = "auto",
 ) -> Run:
     """:func:`fit` over a workbench that several runs share."""
-    chosen = configure(method, options).resolve(on.offer)
+    resolved = configure(method, options).resolve(on.offer)
     wanted = rule(select) if select else default_rule(bool(on.attributes))
     if not isinstance(seed, int) or seed < 0:
         raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
     runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
     place = Place(on=on, seed=seed, runs=runs, device=device)
-    done = place.finished(chosen, wanted)
-    return _again(done, chosen, wanted, on) if done else _run(chosen, wanted, place)
+    return run(resolved, wanted, place)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +89,14 @@ class Place:
     seed: int
     runs: Path
     device: str
+    engine: str = "sequential"
 
     def finished(self, method: Method, wanted: Rule) -> Run | None:
         """The run of these options if it is there and kept a head for the rule."""
-        _check_rule(wanted, self.on)
+        check_rule(wanted, self.on)
         done = load_run(self.folder(method))
-        return done if done and _selection(method, wanted) in done.record["epochs"] else None
+        kept = done.record.get("rules", {}) if done else {}
+        return done if selection_of(method, wanted) in kept else None
 
     def folder(self, method: Method) -> Path:
         return self.runs / self.id(method)
@@ -137,15 +138,15 @@ def task_of(method: Method, place: Place) -> Task:
             f"expected a rule on validation for the first run of {method.name}, found "
             f"'{wanted.name}', which looks at test: choose val.mean or last"
         )
-    done = place.finished(first, wanted) or _run(first, wanted, place)
+    done = run(first, wanted, place)
     device = torch_device(place.device)
-    head = done.head(_selection(first, wanted)).to(device)
+    head = done.head(selection_of(first, wanted)).to(device)
     x = place.on.split("train", first.level).x[place.on.seen(method)]
     logits = predict(head, features(x, device))
     return replace(task, stage=Staged(head=head, logits=logits.cpu()))
 
 
-def _check_rule(wanted: Rule, on: Workbench) -> None:
+def check_rule(wanted: Rule, on: Workbench) -> None:
     if not on.attributes and any(need.endswith(".g") for need in wanted.needs):
         raise EmbedcalError(
             f"expected attribute labels for the rule '{wanted.name}', found none in "
@@ -167,14 +168,20 @@ def configure(name: str, options: Mapping[str, Any]) -> Method:
     return cls(**options)
 
 
-def _run(method: Method, wanted: Rule, place: Place) -> Run:
+def run(method: Method, wanted: Rule, place: Place) -> Run:
+    """The run, whether it is there already or not; nobody does it at the same time."""
+    with claim(place.folder(method), wait=True):
+        done = place.finished(method, wanted)
+        return again(done, method, wanted, place.on) if done else _fit(method, wanted, place)
+
+
+def _fit(method: Method, wanted: Rule, place: Place) -> Run:
     from embedcal.heads import torch_device
-    from embedcal.keep import Keeper, Kept, logits_of, rules_for
+    from embedcal.keep import Keeper, Kept, rules_for
     from embedcal.methods.base import Gradient, Solver
     from embedcal.train import train
 
-    on, seed, folder = place.on, place.seed, place.folder(method)
-    device = torch_device(place.device)
+    on, seed, device = place.on, place.seed, torch_device(place.device)
     task = task_of(method, place)
     start = time.perf_counter()
     if isinstance(method, Solver):
@@ -185,76 +192,43 @@ def _run(method: Method, wanted: Rule, place: Place) -> Run:
         keeper = Keeper(on, method.level, rules_for(on, RULES, wanted), device)
         train(method, task, seed=seed, watch=keeper, device=device)
         best, curve = keeper.best, keeper.curve
-    logits = logits_of(best, on, method.level)
-    meta = on.cache.meta
+    seconds = time.perf_counter() - start
+    fitted = Fitted(best=best, curve=curve, seconds=seconds, engine=place.engine)
+    return finish(method, wanted, place, fitted)
+
+
+def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
+    """Predict, judge and store what was fitted."""
+    from embedcal.heads import torch_device
+    from embedcal.keep import logits_of
+
+    start = time.perf_counter()
+    on, folder = place.on, place.folder(method)
+    logits = logits_of(fitted.best, on, method.level)
+    rules = by_rule(method, fitted, logits, on)
     record = {
         "id": folder.name,
-        "method": method.name,
-        "variant": method.variant,
-        "head": method.head_name,
-        "options": method.record(),
-        "seed": seed,
-        "engine": "sequential",
-        "device": device,
-        "cache": {
-            "path": str(meta.path),
-            "fingerprint": on.cache.fingerprint,
-            "dataset": meta.dataset,
-            "backbone": meta.backbone,
-            "rows": meta.rows,
-        },
-        "attributes": list(on.attributes),
+        "status": "done",
+        **identity(method, place.seed, on),
+        "engine": fitted.engine,
+        "device": torch_device(place.device),
         "stage": place.id(place.first(method.stage)) if method.stage else None,
-        "epochs": {name: kept.epoch for name, kept in best.items()},
-        "curve": curve,
-        "seconds": round(time.perf_counter() - start, 4),
+        "rules": rules,
+        "curve": list(fitted.curve),
+        **chosen(method, wanted, logits, on),
+        "seconds": round(fitted.seconds + time.perf_counter() - start, 4),
         "embedcal": __version__,
     }
-    heads = {name: kept.head for name, kept in best.items()}
-    return store(folder, {**record, **_selected(method, wanted, logits, on)}, heads, logits)
+    heads = {name: kept.head for name, kept in fitted.best.items()}
+    cells = {split: on.strata(split, method.level) for split in JUDGED}
+    stored = store(folder, record, heads, logits, cells)
+    log(on.cache.fingerprint, folder.name, rules)
+    return stored
 
 
-def _again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:
+def again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:
     """A finished run under the rule that is asked for now; nothing is trained."""
-    selection = _selection(method, wanted)
-    if done.record["selection"] == selection:
+    if done.record["selection"] == selection_of(method, wanted):
         return Run(folder=done.folder, record=done.record, reused=True)
     logits = done.all_predictions()
-    return reselect(done, {**done.record, **_selected(method, wanted, logits, on)})
-
-
-def _selection(method: Method, wanted: Rule) -> str:
-    """The rule that a run stands under; a solver has its own, however it was asked for."""
-    from embedcal.methods.base import Solver
-
-    return method.selection if isinstance(method, Solver) else wanted.name
-
-
-def _selected(
-    method: Method, wanted: Rule, logits: Mapping[str, Tensor], on: Workbench
-) -> dict[str, Any]:
-    """What of a record depends on the selection rule: labels used, metrics, whether it peeks."""
-    from embedcal.methods.base import Solver
-
-    solver = isinstance(method, Solver)
-    selection = _selection(method, wanted)
-    used = labels_of(method) if solver else labels_of(method) | wanted.needs
-    measured: dict[str, Any] = {
-        split: _metrics(logits[f"{selection}/{split}"], on, split, method.level)
-        for split in ("val", "test")
-    }
-    measured["val"]["in_sample"] = isinstance(method, Solver) and method.fits_val
-    return {
-        "selection": selection,
-        "oracle": not solver and wanted.oracle,
-        "labels_used": sorted(need for need in used if need.endswith((".y", ".g", ".a"))),
-        **measured,
-    }
-
-
-def _metrics(logits: Tensor, on: Workbench, split: Split, level: Level) -> dict[str, Any]:
-    """Every metric of one split with its intervals, in the names of results."""
-    cells = on.strata(split, level)
-    found = logits.numpy()
-    correct = found.argmax(1) == cells.y
-    return as_dict(evaluate_strata(found, cells), bootstrap(correct[None], cells))
+    return reselect(done, {**done.record, **chosen(method, wanted, logits, on)})

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from embedcal.evaluate import Rule, evaluate_strata
-from embedcal.features import features
+from embedcal.features import Features
 from embedcal.heads import Head, predict
-from embedcal.types import Level, Split
+from embedcal.types import IntArray, Level, Split
 from embedcal.workbench import Workbench
 
 
@@ -41,15 +41,25 @@ class Keeper:
     def __post_init__(self) -> None:
         splits: set[Split] = {"val", *(rule.split or "val" for rule in self.rules)}
         self._strata = {split: self.on.strata(split, self.level) for split in splits}
-        self._x = {
-            split: features(self.on.split(split, self.level).x, self.device) for split in splits
+        self.features: dict[Split, Features] = {
+            split: self.on.features(split, self.level, self.device) for split in splits
         }
 
     def __call__(self, epoch: int, head: Head) -> None:
-        found = {
-            split: evaluate_strata(predict(head, x).argmax(1).cpu().numpy(), self._strata[split])
-            for split, x in self._x.items()
+        """One run's head after an epoch: predict, then :meth:`observe`."""
+        classes = {
+            split: predict(head, x).argmax(1).cpu().numpy() for split, x in self.features.items()
         }
+        self.observe(epoch, classes, lambda: copy.deepcopy(head))
+
+    def observe(
+        self, epoch: int, classes: Mapping[Split, IntArray], head: Callable[[], Head]
+    ) -> None:
+        """Judge an epoch by the classes (n,) predicted on each of ``features``.
+
+        ``head`` makes a copy of the head; it is asked for one only if a rule keeps this epoch.
+        """
+        found = {split: evaluate_strata(classes[split], self._strata[split]) for split in classes}
         val = found["val"]
         point = {"epoch": epoch, "val.mean": val.mean, "val.worst_class": val.worst_class}
         if val.worst_group is not None:
@@ -60,7 +70,7 @@ class Keeper:
             score = rule.score(found[rule.split or "val"])
             before = self.best.get(rule.name)
             if rule.improves(score, before.score if before else None):
-                kept = kept or copy.deepcopy(head)
+                kept = kept or head()
                 self.best[rule.name] = Kept(epoch=epoch, score=score, head=kept)
 
 
@@ -85,7 +95,7 @@ def logits_of(best: Mapping[str, Kept], on: Workbench, level: Level) -> dict[str
         device = next(kept.head.parameters()).device
         for split in splits:
             if (kept.epoch, split) not in found:
-                x = features(on.split(split, level).x, str(device))
+                x = on.features(split, level, str(device))
                 found[kept.epoch, split] = predict(kept.head, x).cpu()
     return {
         f"{name}/{split}": found[kept.epoch, split].clone()

@@ -1,10 +1,4 @@
-"""Runs on disk: what a fit was, what came out, and where it lies.
-
-A folder of runs holds ``results.jsonl``, one line a run, and one folder a run, named by its id:
-``run.json``, ``head.safetensors``, ``rules/RULE.safetensors`` (the head that each selection rule
-would keep) and ``predictions.safetensors`` (validation and test logits under each rule). A run's
-folder appears whole or not at all.
-"""
+"""A stored run: a folder that appears whole or not at all, and a line in ``results.jsonl``."""
 
 from __future__ import annotations
 
@@ -13,12 +7,16 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcal.types import EmbedcalError
+import numpy as np
+
+from embedcal.evaluate import Strata
+from embedcal.types import EmbedcalError, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,11 +24,13 @@ if TYPE_CHECKING:
     from embedcal.heads import Head
 
 RESULTS = "results.jsonl"
+PREDICTIONS = "predictions.safetensors"
+CLAIMS = ".claims"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One finished run under one selection rule. ``record`` is its line in ``results.jsonl``."""
+    """One finished run under one selection rule. ``record`` is what its ``run.json`` holds."""
 
     folder: Path
     record: Mapping[str, Any]
@@ -66,7 +66,43 @@ class Run:
         """Logits under every rule, by ``RULE/SPLIT``."""
         from safetensors.torch import load_file
 
-        return load_file(self.folder / "predictions.safetensors")
+        stored = load_file(self._predictions())
+        return {name: value for name, value in stored.items() if not name.startswith("cell/")}
+
+    def logits(self, rule: str, split: Split) -> np.ndarray:
+        """Logits (n, C) of one split under one rule, without torch."""
+        from safetensors import safe_open
+
+        with safe_open(self._predictions(), "numpy") as stored:
+            found: np.ndarray = stored.get_tensor(f"{rule}/{split}")
+        return found
+
+    def strata(self, split: Split) -> Strata:
+        """The labels of a split as the run was judged by; the cache itself is not needed."""
+        from safetensors import safe_open
+
+        with safe_open(self._predictions(), "numpy") as stored:
+            known = json.loads(stored.metadata()["strata"])
+            cell = stored.get_tensor(f"cell/{split}").astype(np.int64)
+        n_classes, n_attributes = known["n_classes"], known["n_attributes"][split]
+        width = n_attributes + 1
+        counts = known["train_group_counts"]
+        return Strata(
+            n_classes=n_classes,
+            n_attributes=n_attributes,
+            cell=cell,
+            sizes=np.bincount(cell, minlength=n_classes * width).reshape(n_classes, width),
+            train_group_counts=None if counts is None else np.asarray(counts),
+        )
+
+    def _predictions(self) -> Path:
+        path = self.folder / PREDICTIONS
+        if not path.is_file():
+            raise EmbedcalError(
+                f"expected {PREDICTIONS} in {self.folder}, found none: the run is incomplete, "
+                "delete its folder and fit it again"
+            )
+        return path
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
@@ -76,21 +112,22 @@ def run_id(identity: Mapping[str, Any]) -> str:
 
 
 def store(
-    folder: Path, record: Mapping[str, Any], heads: Mapping[str, Head], logits: Mapping[str, Tensor]
+    folder: Path,
+    record: Mapping[str, Any],
+    heads: Mapping[str, Head],
+    logits: Mapping[str, Tensor],
+    cells: Mapping[Split, Strata],
 ) -> Run:
-    """Write a run whole, then its line. ``heads`` by rule, ``logits`` by rule and split."""
-    from safetensors.torch import save_file
+    """Write a run whole, then its line.
 
-    from embedcal.heads import save_head
-
+    ``heads`` by rule, ``logits`` by rule and split, ``cells`` the labels of each split. Rules that
+    keep one head share one file, by hard links where the file system has them.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        (part / "rules").mkdir()
-        for rule, head in heads.items():
-            save_head(head, part / "rules" / f"{rule}.safetensors")
-        save_head(heads[record["selection"]], part / "head.safetensors")
-        save_file({k: v.contiguous() for k, v in logits.items()}, part / "predictions.safetensors")
+        _write_heads(part, heads, record["selection"])
+        _write_predictions(part / PREDICTIONS, logits, cells)
         _write_json(part / "run.json", record)
         part.chmod(0o755)  # mkdtemp's folders are private; a run's is as any other
         shutil.rmtree(folder, ignore_errors=True)
@@ -101,11 +138,53 @@ def store(
     return Run(folder=folder, record=record)
 
 
+def _write_heads(part: Path, heads: Mapping[str, Head], selection: str) -> None:
+    from embedcal.heads import save_head
+
+    (part / "rules").mkdir()
+    written: dict[int, Path] = {}
+    for rule, head in heads.items():
+        path = part / "rules" / f"{rule}.safetensors"
+        if id(head) in written:
+            _link(written[id(head)], path)
+        else:
+            save_head(head, path)
+            written[id(head)] = path
+    _link(part / "rules" / f"{selection}.safetensors", part / "head.safetensors")
+
+
+def _link(there: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(there)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(there, path)
+
+
+def _write_predictions(
+    path: Path, logits: Mapping[str, Tensor], cells: Mapping[Split, Strata]
+) -> None:
+    from safetensors.torch import save_file
+    from torch import from_numpy
+
+    counts = cells["test"].train_group_counts
+    known = {
+        "n_classes": cells["test"].n_classes,
+        "n_attributes": {split: found.n_attributes for split, found in cells.items()},
+        "train_group_counts": None if counts is None else counts.tolist(),
+    }
+    tensors = {name: value.contiguous() for name, value in logits.items()}
+    tensors |= {
+        f"cell/{split}": from_numpy(found.cell.astype(np.int32)) for split, found in cells.items()
+    }
+    save_file(tensors, path, metadata={"strata": json.dumps(known)})
+
+
 def reselect(run: Run, record: Mapping[str, Any]) -> Run:
     """Make another rule the run's own; nothing is trained again."""
-    rule = record["selection"]
-    shutil.copyfile(run.folder / "rules" / f"{rule}.safetensors", run.folder / "head.part")
-    (run.folder / "head.part").replace(run.folder / "head.safetensors")
+    part = run.folder / "head.part"
+    part.unlink(missing_ok=True)
+    _link(run.folder / "rules" / f"{record['selection']}.safetensors", part)
+    part.replace(run.folder / "head.safetensors")
     _write_json(run.folder / "run.json", record)
     append(run.folder.parent, record)
     return Run(folder=run.folder, record=record, reused=True)
@@ -125,13 +204,52 @@ def load_run(folder: Path) -> Run | None:
 
 
 def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Add one line to ``results.jsonl`` by a single write, so that lines never interleave."""
-    line = json.dumps(record, allow_nan=False) + "\n"
-    file = os.open(folder / RESULTS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Add one line to ``results.jsonl`` by a single write, so that lines never interleave.
+
+    The curve stays in ``run.json``. A line that a killed process left torn is ended first, so
+    that it spoils no other.
+    """
+    line = json.dumps({k: v for k, v in record.items() if k != "curve"}, allow_nan=False) + "\n"
+    file = os.open(folder / RESULTS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
+        size = os.lseek(file, 0, os.SEEK_END)
+        if size:
+            os.lseek(file, size - 1, os.SEEK_SET)
+            line = line if os.read(file, 1) == b"\n" else "\n" + line
         os.write(file, line.encode())
     finally:
         os.close(file)
+
+
+@contextmanager
+def claim(folder: Path, *, wait: bool) -> Iterator[bool]:
+    """Whether this process may do the run of ``folder``; nobody else may until the block ends.
+
+    False where another process holds it and ``wait`` is not set. Whoever gets it looks first
+    whether the run is there by now. A killed process holds nothing.
+    """
+    from filelock import FileLock, Timeout
+
+    claims = folder.parent / CLAIMS
+    lock = FileLock(claims / f"{folder.name}.lock", timeout=-1 if wait else 0)
+    try:
+        claims.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to write into {folder.parent}, found: {error.strerror}: choose another "
+            "folder with --out"
+        ) from None
+    try:
+        yield True
+        # What was claimed is done by now, so that a late claim on the vanished file does no harm.
+        with suppress(OSError):
+            Path(lock.lock_file).unlink(missing_ok=True)
+    finally:
+        lock.release()
 
 
 def _write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -36,7 +36,7 @@ def train(
 
     Returns the head after the last epoch. Raises EmbedcalError when the loss is no longer finite.
     """
-    with threads(shared=_step_work(method, task) >= SHARED_WORK):
+    with threads(shared=step_work(method, task) >= SHARED_WORK):
         return _train(method, task, seed=seed, watch=watch, device=device)
 
 
@@ -44,7 +44,7 @@ def _train(method: Gradient, task: Task, *, seed: int, watch: Watch | None, devi
     generator = torch.Generator().manual_seed(seed)
     plan = method.prepare(task, generator)
     head = method.start_head(task, generator).to(device)
-    state = _to(method.init(plan), device)
+    state = to_device(method.init(plan), device)
     hyper = {name: torch.tensor(value, device=device) for name, value in method.hyper().items()}
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
     update = _optimizer(method, trained)
@@ -61,17 +61,22 @@ def _train(method: Gradient, task: Task, *, seed: int, watch: Watch | None, devi
             update.step()
             total += loss.detach()
         if not torch.isfinite(total):
-            raise EmbedcalError(
-                f"expected a finite loss, found {float(total)} in epoch {epoch} of {method.name}: "
-                f"lower --lr (now {method.step_size})"
-            )
+            raise diverged(method, epoch, float(total))
         if watch is not None:
             head.eval()
             watch(epoch, head)
     return head.eval()
 
 
-def _step_work(method: Gradient, task: Task) -> int:
+def diverged(method: Gradient, epoch: int, total: float) -> EmbedcalError:
+    """What a run ends in whose loss is not finite."""
+    return EmbedcalError(
+        f"expected a finite loss, found {total} in epoch {epoch} of {method.name}: lower --lr "
+        f"(now {method.step_size})"
+    )
+
+
+def step_work(method: Gradient, task: Task) -> int:
     """Multiplications of one step's largest product, batch x width x outputs."""
     n, *cells, width = task.train.x.shape
     outputs = task.n_classes
@@ -131,13 +136,13 @@ def _optimizer(method: Gradient, trained: list[torch.nn.Parameter]) -> torch.opt
     )
 
 
-def _to(state: object, device: str) -> object:
+def to_device(state: object, device: str) -> object:
     """A state on the device: a tensor, or a tuple or mapping of states."""
     if isinstance(state, Tensor):
         return state.to(device)
     if isinstance(state, Mapping):
-        return {name: _to(value, device) for name, value in state.items()}
+        return {name: to_device(value, device) for name, value in state.items()}
     if isinstance(state, tuple):
-        moved: list[Any] = [_to(value, device) for value in state]
+        moved: list[Any] = [to_device(value, device) for value in state]
         return type(state)(*moved) if hasattr(state, "_fields") else tuple(moved)
     return state

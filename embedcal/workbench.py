@@ -14,6 +14,7 @@ from embedcal.evaluate import Strata, strata
 from embedcal.types import LEVELS, EmbedcalError, Examples, Level, Split, Task
 
 if TYPE_CHECKING:
+    from embedcal.features import Features
     from embedcal.methods.base import Method, Offer
 
 
@@ -77,6 +78,19 @@ class Workbench:
                 )
             self._splits[split, level] = found
         return self._splits[split, level]
+
+    @cached_property
+    def _on_device(self) -> dict[tuple[Split, Level, str], Features]:
+        return {}
+
+    def features(self, split: Split, level: Level, device: str) -> Features:
+        """The features of a split on a device, moved there once."""
+        from embedcal.features import features
+
+        key = (split, level, device)
+        if key not in self._on_device:
+            self._on_device[key] = features(self.split(split, level).x, device)
+        return self._on_device[key]
 
     def _read(self, split: Split, level: Level) -> Examples:
         if level != "tokens":

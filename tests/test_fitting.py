@@ -131,14 +131,14 @@ def test_a_finished_run_is_not_done_again_and_another_rule_trains_nothing(
 def test_the_kept_epoch_is_the_first_best_of_its_rule(cache: FeatureCache) -> None:
     run = fit("erm", cache, epochs=6, lr=3e-3)
     curve = [point["val.worst_group"] for point in run.record["curve"]]
-    assert run.record["epochs"]["val.worst_group"] == 1 + int(np.argmax(curve))
+    assert run.record["rules"]["val.worst_group"]["epoch"] == 1 + int(np.argmax(curve))
     assert run.val["worst_group"] == max(curve)
-    assert run.record["epochs"]["last"] == 6
+    assert run.record["rules"]["last"]["epoch"] == 6
 
 
 def test_an_oracle_is_marked_and_kept_only_when_asked_for(cache: FeatureCache) -> None:
     plain = fit("erm", cache, epochs=2)
-    assert "oracle.worst_group" not in plain.record["epochs"]
+    assert "oracle.worst_group" not in plain.record["rules"]
     peeked = fit("erm", cache, epochs=2, select="oracle.worst_group")
     assert peeked.record["oracle"] is True
     assert {"test.y", "test.g"} <= set(peeked.record["labels_used"])

@@ -8,8 +8,9 @@ loss, and the one training loop in ``embedcal.train`` does the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from functools import cache
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
@@ -81,6 +82,7 @@ class Method(ABC):
     revision: ClassVar[int] = 1  # raised when results change for equal options
     variants: ClassVar[tuple[str, ...]] = ("paper",)
     source: ClassVar[str] = ""  # SHA-256 of the file that a user named, part of a run's identity
+    random: ClassVar[bool] = True  # whether the seed changes the result
 
     variant: str = option("paper", "which reading of the paper or its code")
 
@@ -90,7 +92,7 @@ class Method(ABC):
             REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
+        hints = _hints(type(self))
         for item in options(type(self)):
             choices = self.variants if item.name == "variant" else item.metadata["choices"]
             value = getattr(self, item.name)
@@ -162,6 +164,16 @@ class Solver(Method):
     @abstractmethod
     def solve(self, task: Task, seed: int) -> Head:
         """Task -> fitted head; the same head for the same seed."""
+
+    @property
+    def stack_key(self) -> Hashable | None:
+        """Runs of equal keys are solved together, by :meth:`solve_stack`; None: each alone."""
+        return None
+
+    @classmethod
+    def solve_stack(cls, methods: Sequence[Self], task: Task, seeds: Sequence[int]) -> list[Head]:
+        """The heads of several runs over one task, each as :meth:`solve` gives it alone."""
+        return [method.solve(task, seed) for method, seed in zip(methods, seeds, strict=True)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -354,6 +366,12 @@ class Gradient(Method):
         """The scalar to minimise over one batch, and the state after it."""
 
 
+@cache
+def _hints(cls: type[Method]) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+@cache
 def options(cls: type[Method]) -> list[Field[Any]]:
     """The fields of a method that are options, in the order of their declaration."""
     return [item for item in fields(cls) if "help" in item.metadata]

@@ -20,6 +20,7 @@ class ZeroShot(Solver):
     """
 
     name = "zeroshot"
+    random = False
 
     templates: int = option(0, "use only the first so many templates; 0: all")
 

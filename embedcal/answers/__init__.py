@@ -1,0 +1,1 @@
+"""What each command answers: a JSON record, and a report for people made from the same values."""

@@ -1,0 +1,125 @@
+"""What the commands on runs and methods answer: a JSON record, and a report of the same values."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from embedcal.tables import facts, interval, labels_used, percent, plain_table, run_table, shown
+
+if TYPE_CHECKING:
+    from embedcal.demo import Demo
+    from embedcal.runs import Run
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    return {**run.record, "folder": str(run.folder), "reused": run.reused}
+
+
+def run_report(run: Run, group_names: Sequence[str]) -> RenderableType:
+    record = run.record
+    done = "finished before, not done again" if run.reused else f"{record['seconds']:.1f} s"
+    epoch = record["rules"][record["selection"]]["epoch"]
+    pairs: dict[str, object] = {
+        "run": f"{run.id} ({done})",
+        "method": f"{record['method']} ({record['variant']}), {record['head']} head, seed "
+        f"{record['seed']}",
+        "labels": labels_used(record["labels_used"]),
+        "selection": record["selection"] + (f", epoch {epoch}" if epoch else ""),
+        "folder": str(run.folder),
+    }
+    return Group(facts(pairs), run_table(record, group_names))
+
+
+def methods_record() -> dict[str, Any]:
+    from embedcal.methods import find, labels_of, names
+    from embedcal.methods.base import default_of, options
+
+    listed = {}
+    for name in names():
+        cls = find(name)
+        listed[name] = {
+            "summary": cls.summary(),
+            "variants": list(cls.variants),
+            "labels_used": sorted(n for n in labels_of(cls()) if n.endswith((".y", ".g", ".a"))),
+            "options": {
+                item.name: {"default": default_of(item), "help": item.metadata["help"]}
+                for item in options(cls)
+            },
+        }
+    return {"methods": listed}
+
+
+def methods_report() -> Table:
+    table = plain_table()
+    for column in ("method", "labels it reads", "what it does"):
+        table.add_column(column, overflow="fold")
+    for name, method in methods_record()["methods"].items():
+        table.add_row(name, labels_used(method["labels_used"]), shown(method["summary"]))
+    table.caption = "options of each: embedcal fit METHOD --help"
+    return table
+
+
+def demo_report(demo: Demo) -> RenderableType:
+    """The demo's table and what to try next."""
+    cache = shlex.quote(str(demo.cache))
+    lines = [
+        f"Test accuracy, %, means of {demo.seeds} head seeds. Synthetic scenes and a tiny CLIP "
+        "made to lean on the background: evidence about the software, not about OpenAI's CLIP.",
+        f"In all {demo.seconds['total']:.1f} s: cache {demo.seconds['cache']:.1f}, fits "
+        f"{demo.seconds['fit']:.1f}.",
+        "",
+        "Next:",
+        f"  embedcal info {cache}",
+        f"  embedcal fit cfr --neg nns --cache {cache}",
+        f"  embedcal fit erm --head linear --select val.mean --cache {cache}",
+        f"  ls {shlex.quote(str(demo.images))}" if demo.every else "  embedcal demo --all",
+    ]
+    tables = _every_method(demo) if demo.every else [_few_methods(demo)]
+    return Group(*tables, *lines)
+
+
+def _every_method(demo: Demo) -> list[Table]:
+    """A row a method, a table for each kind of what is read, all of one width."""
+    tables: dict[str, Table] = {}
+    for row in demo.rows:
+        if row.kind not in tables:
+            table = tables[row.kind] = plain_table(f"[bold]reads {row.kind}[/]")
+            table.add_column("method", width=20, overflow="fold")
+            table.add_column("selection rule", width=15, overflow="fold")
+            for name, width in (("worst group", 11), ("train-weighted", 14), ("s", 5)):
+                table.add_column(name, width=width, justify="right")
+        worst = f"{percent(row.worst_group)} ± {percent(row.deviation)}"
+        average, seconds = percent(row.train_weighted), f"{row.seconds:.1f}"
+        tables[row.kind].add_row(shown(row.label), row.selection, worst, average, seconds)
+    return list(tables.values())
+
+
+def _few_methods(demo: Demo) -> Table:
+    """A column a method, with every group and the interval."""
+    table = plain_table()
+    table.add_column("test accuracy, %", no_wrap=True)
+    for row in demo.rows:
+        table.add_column(row.method, justify="right", overflow="fold")
+    table.add_row(
+        "labels used", *(labels_used(row.labels_used).replace(", ", ",\n") for row in demo.rows)
+    )
+    table.add_row(
+        "selection rule",
+        *(row.selection.replace(".", ".\n").replace("_", "_\n") for row in demo.rows),
+        end_section=True,
+    )
+    for g, name in enumerate(demo.group_names):
+        table.add_row(shown(name), *(percent(row.groups[g]) for row in demo.rows))
+    worst = (percent(row.worst_group) for row in demo.rows)
+    table.add_row("worst group", *worst, style="bold")
+    table.add_row("  95 % interval", *(interval(row.interval) for row in demo.rows))
+    table.add_row("  std over seeds", *(percent(row.deviation) for row in demo.rows))
+    average = (percent(row.train_weighted) for row in demo.rows)
+    table.add_row("train-weighted", *average, end_section=True)
+    table.add_row("seconds a run", *(f"{row.seconds:.1f}" for row in demo.rows))
+    return table

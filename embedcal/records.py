@@ -1,0 +1,103 @@
+"""The record of a run: what it was, what every rule kept, and the metrics of the rule chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedcal.evaluate import RULES, Rule, as_dict, bootstrap, evaluate_strata, rule
+from embedcal.keep import Kept
+from embedcal.methods import labels_of
+from embedcal.methods.base import Method, Solver
+from embedcal.types import Split
+from embedcal.workbench import Workbench
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+JUDGED: tuple[Split, ...] = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What fitting left: the best head of each rule, the validation curve, and how it was made."""
+
+    best: Mapping[str, Kept]
+    curve: Sequence[Mapping[str, float]]
+    seconds: float
+    engine: str
+
+
+def selection_of(method: Method, wanted: Rule) -> str:
+    """The rule that a run stands under; a solver has its own, however it was asked for."""
+    return method.selection if isinstance(method, Solver) else wanted.name
+
+
+def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
+    """What a record says of a run before it is fitted."""
+    meta = on.cache.meta
+    return {
+        "method": method.name,
+        "variant": method.variant,
+        "head": method.head_name,
+        "options": method.record(),
+        "seed": seed,
+        "cache": {
+            "path": str(meta.path),
+            "fingerprint": on.cache.fingerprint,
+            "dataset": meta.dataset,
+            "backbone": meta.backbone,
+            "rows": meta.rows,
+        },
+        "attributes": list(on.attributes),
+    }
+
+
+def by_rule(
+    method: Method, fitted: Fitted, logits: Mapping[str, Tensor], on: Workbench
+) -> dict[str, Any]:
+    """For every rule its epoch, its labels used, and the accuracies of both splits.
+
+    Judged by predicted classes; calibration and intervals are worked out for the chosen rule only.
+    """
+    measured: dict[tuple[int, Split], dict[str, Any]] = {}
+    found = {}
+    for name, kept in fitted.best.items():
+        entry: dict[str, Any] = {"epoch": kept.epoch, "labels_used": _labels_used(method, name)}
+        for split in JUDGED:
+            if (kept.epoch, split) not in measured:
+                classes = logits[f"{name}/{split}"].numpy().argmax(1)
+                cells = on.strata(split, method.level)
+                measured[kept.epoch, split] = as_dict(evaluate_strata(classes, cells))
+            entry[split] = dict(measured[kept.epoch, split])
+        entry["val"]["in_sample"] = isinstance(method, Solver) and method.fits_val
+        found[name] = entry
+    return found
+
+
+def chosen(
+    method: Method, wanted: Rule, logits: Mapping[str, Tensor], on: Workbench
+) -> dict[str, Any]:
+    """What of a record depends on the selection rule: labels used, metrics, whether it peeks."""
+    name = selection_of(method, wanted)
+    measured: dict[str, Any] = {}
+    for split in JUDGED:
+        cells = on.strata(split, method.level)
+        outputs = logits[f"{name}/{split}"].numpy()
+        ends = bootstrap((outputs.argmax(1) == cells.y)[None], cells)
+        measured[split] = as_dict(evaluate_strata(outputs, cells), ends)
+    measured["val"]["in_sample"] = isinstance(method, Solver) and method.fits_val
+    return {
+        "selection": name,
+        "oracle": not isinstance(method, Solver) and wanted.oracle,
+        "labels_used": _labels_used(method, name),
+        **measured,
+    }
+
+
+def _labels_used(method: Method, name: str) -> list[str]:
+    """Label arrays that the method, its stage, or the rule of this name reads."""
+    needs = rule(name).needs if name in {known.name for known in RULES} else frozenset()
+    used = labels_of(method) | needs
+    return sorted(need for need in used if need.endswith((".y", ".g", ".a")))
