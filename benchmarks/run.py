@@ -31,6 +31,10 @@ NAMES = (
     "memory",
     "train_epoch",
     "cfr",
+    "grid",
+    "linear_heads",
+    "dfr_search",
+    "stacked",
     "encode",
 )
 HEADER = ("measurement", "ours", "baseline", "ratio", "target", "reached", "note")

@@ -24,12 +24,19 @@ if TYPE_CHECKING:
     from embedcal.cache import import_features as import_features
     from embedcal.cache import open_cache as open  # noqa: F401
     from embedcal.cache import verify as verify
+    from embedcal.comparing import compare as compare
+    from embedcal.comparing import sensitivity as sensitivity
     from embedcal.datasets import ReadOptions as ReadOptions
     from embedcal.datasets import read_manifest as read_manifest
     from embedcal.encoders.load import load_encoder as load_encoder
     from embedcal.errors import EmbedcalError as EmbedcalError
     from embedcal.fitting import fit as fit
+    from embedcal.grids import Setting as Setting
+    from embedcal.grids import grid as grid
+    from embedcal.grids import merge as merge
+    from embedcal.reproducing.running import reproduce as reproduce
     from embedcal.runs import Run as Run
+    from embedcal.studies import study as study
 
 # Public name -> (module, name there).
 _HOMES = {
@@ -39,12 +46,19 @@ _HOMES = {
     "FeatureCache": ("embedcal.cache", "FeatureCache"),
     "ReadOptions": ("embedcal.datasets", "ReadOptions"),
     "Run": ("embedcal.runs", "Run"),
+    "Setting": ("embedcal.grids", "Setting"),
     "cache": ("embedcal", "cache"),
+    "compare": ("embedcal.comparing", "compare"),
     "fit": ("embedcal.fitting", "fit"),
+    "grid": ("embedcal.grids", "grid"),
     "import_features": ("embedcal.cache", "import_features"),
+    "merge": ("embedcal.grids", "merge"),
     "load_encoder": ("embedcal.encoders.load", "load_encoder"),
     "open": ("embedcal.cache", "open_cache"),
     "read_manifest": ("embedcal.datasets", "read_manifest"),
+    "reproduce": ("embedcal.reproducing.running", "reproduce"),
+    "sensitivity": ("embedcal.comparing", "sensitivity"),
+    "study": ("embedcal.studies", "study"),
     "verify": ("embedcal.cache", "verify"),
 }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -13,11 +15,16 @@ from embedcal.types import FloatArray, IntArray
 
 
 class Features(Protocol):
-    """Rows of features; ``take`` gives some of them as float32 on the device."""
+    """Rows of features; ``take`` and ``split`` give them as float32 on the device."""
 
     def __len__(self) -> int: ...
 
+    @property
+    def row_shape(self) -> tuple[int, ...]: ...
+
     def take(self, index: Tensor) -> Tensor: ...
+
+    def split(self, size: int) -> Iterable[Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,13 @@ class Resident:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
+
+    def split(self, size: int) -> Iterable[Tensor]:
+        return torch.split(self.x, size)
 
     def take(self, index: Tensor) -> Tensor:
         return self.x.index_select(0, index.to(self.x.device))
@@ -63,6 +77,14 @@ class Streamed:
     def __len__(self) -> int:
         return len(self.x)
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return self.x.shape[1:]
+
+    def split(self, size: int) -> Iterator[Tensor]:
+        for index in torch.split(torch.arange(len(self.x)), size):
+            yield self.take(index)
+
     def take(self, index: Tensor) -> Tensor:
         return torch.from_numpy(self.x[index.cpu().numpy()]).to(self.device)
 
@@ -71,4 +93,7 @@ def features(x: FloatArray | StoredTokens, device: str) -> Features:
     """What a split's ``x`` is, made ready for a device."""
     if isinstance(x, StoredTokens):
         return Streamed(x, device)
-    return Resident(torch.as_tensor(x, dtype=torch.float32).to(device))
+    with warnings.catch_warnings():
+        # Features that other processes share cannot be written to; nobody does.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return Resident(torch.as_tensor(x, dtype=torch.float32).to(device))

@@ -172,10 +172,11 @@ def run(method: Method, wanted: Rule, place: Place) -> Run:
     """The run, whether it is there already or not; nobody does it at the same time."""
     with claim(place.folder(method), wait=True):
         done = place.finished(method, wanted)
-        return again(done, method, wanted, place.on) if done else _fit(method, wanted, place)
+        return _again(done, method, wanted, place.on) if done else fit_new(method, wanted, place)
 
 
-def _fit(method: Method, wanted: Rule, place: Place) -> Run:
+def fit_new(method: Method, wanted: Rule, place: Place) -> Run:
+    """:func:`run` for a caller that holds the claim on its folder and found nothing there."""
     from embedcal.heads import torch_device
     from embedcal.keep import Keeper, Kept, rules_for
     from embedcal.methods.base import Gradient, Solver
@@ -226,7 +227,7 @@ def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
     return stored
 
 
-def again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:
+def _again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:
     """A finished run under the rule that is asked for now; nothing is trained."""
     if done.record["selection"] == selection_of(method, wanted):
         return Run(folder=done.folder, record=done.record, reused=True)

@@ -6,7 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from embedcal.evaluate import RULES, Rule, as_dict, bootstrap, evaluate_strata, rule
+from embedcal.evaluate import (
+    RULES,
+    Rule,
+    as_dict,
+    bootstrap,
+    default_rule,
+    evaluate_strata,
+    rule,
+)
 from embedcal.keep import Kept
 from embedcal.methods import labels_of
 from embedcal.methods.base import Method, Solver
@@ -101,3 +109,31 @@ def _labels_used(method: Method, name: str) -> list[str]:
     needs = rule(name).needs if name in {known.name for known in RULES} else frozenset()
     used = labels_of(method) | needs
     return sorted(need for need in used if need.endswith((".y", ".g", ".a")))
+
+
+def kept_under(record: Mapping[str, Any], select: str) -> Mapping[str, Any] | None:
+    """What a stored run keeps under a rule: its entry of ``rules``, None where it has none.
+
+    A solver has one choice, its own, which stands under every rule.
+    """
+    if record.get("status") != "done":
+        return None
+    rules: Mapping[str, Any] = record["rules"]
+    found: Mapping[str, Any] | None = rules.get(select)
+    if found is None and not {known.name for known in RULES} & set(rules):
+        found = next(iter(rules.values()))
+    return found
+
+
+def score_of(record: Mapping[str, Any], select: str) -> float | None:
+    """What a rule makes of a stored run on its split; None where it cannot judge it.
+
+    A rule that looks at nothing, ``last``, chooses among runs by the default rule's statistic.
+    """
+    kept, judge = kept_under(record, select), rule(select)
+    if kept is None:
+        return None
+    if judge.statistic is None:
+        judge = default_rule(bool(record["attributes"]))
+    value = kept[judge.split or "val"].get(judge.statistic)
+    return None if value is None else float(value)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 PREDICTIONS = "predictions.safetensors"
 CLAIMS = ".claims"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,19 +126,41 @@ def store(
     ``heads`` by rule, ``logits`` by rule and split, ``cells`` the labels of each split. Rules that
     keep one head share one file, by hard links where the file system has them.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        _write_heads(part, heads, record["selection"])
-        _write_predictions(part / PREDICTIONS, logits, cells)
-        _write_json(part / "run.json", record)
-        part.chmod(0o755)  # mkdtemp's folders are private; a run's is as any other
-        shutil.rmtree(folder, ignore_errors=True)
-        part.replace(folder)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-    append(folder.parent, record)
+    with room(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            _write_heads(part, heads, record["selection"])
+            _write_predictions(part / PREDICTIONS, logits, cells)
+            _write_json(part / "run.json", record)
+            part.chmod(0o755)  # mkdtemp's folders are private; a run's is as any other
+            shutil.rmtree(folder, ignore_errors=True)
+            part.replace(folder)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+        append(folder.parent, record)
     return Run(folder=folder, record=record)
+
+
+class NoRoomError(EmbedcalError):
+    """The disk is full, or may not be written to: nothing can go on there."""
+
+
+@contextmanager
+def room(folder: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises inside the block into one line."""
+    try:
+        yield
+    except Exception as error:
+        # safetensors tells it in words only
+        told = re.search(r"\(os error (\d+)\)", str(error))
+        number = error.errno if isinstance(error, OSError) else told and int(told[1])
+        if number not in FULL:
+            raise
+        raise NoRoomError(
+            f"expected room for runs in {folder}, found: {os.strerror(number)}: make room, and "
+            "give the same command again; what was finished is kept"
+        ) from error
 
 
 def _write_heads(part: Path, heads: Mapping[str, Head], selection: str) -> None:
@@ -216,7 +241,9 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
         if size:
             os.lseek(file, size - 1, os.SEEK_SET)
             line = line if os.read(file, 1) == b"\n" else "\n" + line
-        os.write(file, line.encode())
+        whole = line.encode()
+        if os.write(file, whole) < len(whole):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder / RESULTS))
     finally:
         os.close(file)
 

@@ -101,6 +101,18 @@ class TextBank:
     embedding: FloatArray
     pooled: FloatArray | None = None
 
+    def first(self, templates: int) -> TextBank:
+        """The bank with its first so many templates; 0 or more than it has: all of them."""
+        if templates == 0 or templates >= len(self.templates):
+            return self
+        return TextBank(
+            name=self.name,
+            prompts=self.prompts,
+            templates=self.templates[:templates],
+            embedding=self.embedding[:, :templates],
+            pooled=None if self.pooled is None else self.pooled[:, :templates],
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,6 +67,10 @@ class Workbench:
     @cached_property
     def _splits(self) -> dict[tuple[Split, Level], Examples]:
         return {}
+
+    def lend(self, splits: Mapping[tuple[Split, Level], Examples]) -> None:
+        """Splits that are in memory already, so that they are not read from the cache."""
+        self._splits.update(splits)
 
     def split(self, split: Split, level: Level) -> Examples:
         """One split with everything that the cache knows of it; tokens stay in the file."""
@@ -141,7 +146,7 @@ class Workbench:
         return Task(
             train=self._withhold(self.split("train", method.level), needs),
             val=self._withhold(self.split("val", method.level), needs),
-            text={bank: cache.text(bank) for bank in wanted},
+            text={bank: cache.text(bank).first(method.n_templates) for bank in wanted},
             projection=cache.projection() if "projection" in needs else None,
             n_classes=cache.n_classes,
             n_attributes=self.n_attributes or 1,

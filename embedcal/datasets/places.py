@@ -9,8 +9,6 @@ from pathlib import Path
 
 from embedcal.types import EmbedcalError
 
-_MEMORY = "last-cache.json"
-
 
 def data_dir() -> Path:
     """The folder for rendered worlds, caches and runs; it may not exist yet.
@@ -25,17 +23,18 @@ def data_dir() -> Path:
     return Path(platformdirs.user_data_dir("embedcal", appauthor=False))
 
 
-def remember_last_cache(path: str | Path) -> None:
-    """Remember ``path`` as the cache used last. The memory is replaced whole or not at all."""
+def remember(what: str, path: str | Path) -> None:
+    """Remember ``path`` as the ``cache`` or the ``grid`` used last; whole or not at all."""
     folder = data_dir()
-    text = json.dumps({"cache": str(Path(path).expanduser().absolute())})
+    name = f"last-{what}.json"
+    text = json.dumps({what: str(Path(path).expanduser().absolute())})
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=_MEMORY, suffix=".part", dir=folder)
+        handle, temporary = tempfile.mkstemp(prefix=name, suffix=".part", dir=folder)
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            Path(temporary).replace(folder / _MEMORY)
+            Path(temporary).replace(folder / name)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
@@ -46,14 +45,25 @@ def remember_last_cache(path: str | Path) -> None:
         ) from None
 
 
-def last_cache() -> Path | None:
-    """The cache used last, or None where none is remembered or it is no longer there."""
+def remembered(what: str) -> Path | None:
+    """The ``cache`` or ``grid`` used last, or None where there is none or it is gone."""
     try:
-        stored = json.loads((data_dir() / _MEMORY).read_text(encoding="utf-8"))
+        stored = json.loads((data_dir() / f"last-{what}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    name = stored.get("cache") if isinstance(stored, dict) else None
+    name = stored.get(what) if isinstance(stored, dict) else None
     if not isinstance(name, str) or not name:
         return None
     path = Path(name)
-    return path if path.is_file() else None
+    return path if path.exists() else None
+
+
+def remember_last_cache(path: str | Path) -> None:
+    """Remember ``path`` as the cache used last."""
+    remember("cache", path)
+
+
+def last_cache() -> Path | None:
+    """The cache used last, or None where none is remembered or it is no longer there."""
+    path = remembered("cache")
+    return path if path is not None and path.is_file() else None

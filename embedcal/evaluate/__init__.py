@@ -3,6 +3,7 @@
 from embedcal.evaluate.intervals import Interval, Intervals, bootstrap
 from embedcal.evaluate.metrics import Metrics, evaluate, evaluate_strata
 from embedcal.evaluate.overlap import Overlap, aiou, iou, overlap
+from embedcal.evaluate.paired import Difference, holm, paired
 from embedcal.evaluate.record import as_dict, intervals_from_dict, metrics_from_dict
 from embedcal.evaluate.selection import RULES, Rule, default_rule, rule
 from embedcal.evaluate.strata import Strata, strata
@@ -10,6 +11,7 @@ from embedcal.evaluate.summary import Summary, summarise
 
 __all__ = [
     "RULES",
+    "Difference",
     "Interval",
     "Intervals",
     "Metrics",
@@ -23,10 +25,12 @@ __all__ = [
     "default_rule",
     "evaluate",
     "evaluate_strata",
+    "holm",
     "intervals_from_dict",
     "iou",
     "metrics_from_dict",
     "overlap",
+    "paired",
     "rule",
     "strata",
     "summarise",

@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from embedcal.evaluate.strata import Strata, statistics
 from embedcal.types import EmbedcalError, FloatArray
@@ -70,12 +70,19 @@ def bootstrap(
         )
     estimate = _over_runs(statistics(cells.totals(correct), cells))
     drawn = _over_runs(statistics(resample(correct, cells, draws, seed), cells))
-    ends = {name: _ends(name, estimate[name], drawn[name]) for name in estimate}
+    # One pass over all statistics side by side: (draws, k) -> (2, k).
+    columns = np.concatenate([drawn[name].reshape(draws, -1) for name in estimate], axis=1)
+    cuts = np.cumsum([drawn[name][0].size for name in estimate])[:-1]
+    tails = np.split(np.quantile(columns, [TAIL, 1 - TAIL], axis=0), cuts, axis=1)
+    ends = {
+        name: _ends(name, estimate[name], np.asarray(drawn[name].mean(axis=0)), tail.reshape(2, -1))
+        for name, tail in zip(estimate, tails, strict=True)
+    }
     groups = ends.get("groups")
     return Intervals(
         groups=None if groups is None else tuple((lo, hi) for lo, hi in groups.T.tolist()),
         **{
-            name: (float(ends[name][0]), float(ends[name][1]))
+            name: (float(ends[name][0, 0]), float(ends[name][1, 0]))
             for name in MINIMA + MEANS
             if name in ends
         },
@@ -97,13 +104,26 @@ def resample(
     hits = np.zeros((draws, runs, sizes.size))
     always_never = np.stack([np.ones(runs), np.zeros(runs)])
     for cell in np.flatnonzero(sizes):
-        patterns, counts = np.unique(correct[:, cells.cell == cell].T, axis=0, return_counts=True)
+        patterns, counts = patterns_of(correct[:, cells.cell == cell])
         rows = np.concatenate([patterns, always_never])  # (p + 2, r)
         shape = np.concatenate([counts, [PSEUDO, PSEUDO]])
         weights = rng.standard_gamma(shape, size=(draws, len(shape)))
         weights /= weights.sum(axis=1, keepdims=True)
         hits[:, :, cell] = (weights @ rows) * sizes[cell]
     return hits.reshape(draws, runs, *cells.sizes.shape)
+
+
+def patterns_of(
+    correct: Bool[np.ndarray, "r n"],
+) -> tuple[Bool[np.ndarray, "p r"], Int[np.ndarray, " p"]]:
+    """The different columns, in lexicographic order, and how often each occurs."""
+    runs = len(correct)
+    if runs > 50:  # more than a float64 counts exactly
+        found, counts = np.unique(correct.T, axis=0, return_counts=True)
+        return found, counts
+    codes = 2.0 ** np.arange(runs)[::-1] @ correct  # sorting numbers is far faster than rows
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return correct[:, first].T, counts
 
 
 def _over_runs(values: dict[str, FloatArray]) -> dict[str, FloatArray]:
@@ -114,11 +134,11 @@ def _over_runs(values: dict[str, FloatArray]) -> dict[str, FloatArray]:
     return kept
 
 
-def _ends(name: str, estimate: FloatArray, drawn: FloatArray) -> FloatArray:
-    """Low and high, (2,) or (2, G), from draws (draws,) or (draws, G)."""
-    low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0)
+def _ends(name: str, estimate: FloatArray, centre: FloatArray, tails: FloatArray) -> FloatArray:
+    """Low and high (2, k) from the mean of the draws and their quantiles (2, k); k is 1 or G."""
+    low, high = tails
     if name in MEANS:
-        shift = estimate - drawn.mean(axis=0)
+        shift = estimate - centre
         low, high = low + shift, high + shift
     if name in MINIMA:
         high = np.maximum(high, 2 * estimate - low)

@@ -39,11 +39,13 @@ class LinearHead(Head):
         bias = torch.empty(n_classes).uniform_(-bound, bound, generator=generator)
         return cls(weight, bias, normalise=normalise, level="embedding")
 
-    def features(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=-1) if self.normalise else x
-
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(self.features(x), self.weight, self.bias)
+        if not self.normalise:
+            return F.linear(x, self.weight, self.bias)
+        # W nrm(x), with the division after the product: it falls on (n, C), not on (n, d).
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min(1e-12)
+        logits: Tensor = x @ self.weight.T / length + self.bias
+        return logits
 
     def embed(self, x: Tensor) -> Tensor:
         return F.normalize(x, dim=-1)

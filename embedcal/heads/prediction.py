@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable
 from typing import Protocol
 
 import torch
@@ -16,12 +16,15 @@ ELEMENTS = 2**24  # of one batch: 64 MiB of features, 167 images of a ResNet-50'
 
 
 class Rows(Protocol):
-    """Features (n, ...) that are taken row by row, wherever they lie."""
+    """Features (n, ...) that are gone through part by part, wherever they lie."""
 
-    def __len__(self) -> int: ...
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """The shape of one row."""
+        ...
 
-    def take(self, index: Tensor, /) -> Tensor:
-        """Rows (b, ...) at positions ``index`` (b,), float32."""
+    def split(self, size: int, /) -> Iterable[Tensor]:
+        """All rows in order, ``size`` at a time (the last part may be short), float32."""
         ...
 
 
@@ -33,15 +36,7 @@ def predict(head: Head, x: Tensor | Rows, *, batch_size: int | None = None) -> T
     """
     head.eval()
     if batch_size is None:
-        row = x[:1] if isinstance(x, Tensor) else x.take(torch.arange(min(len(x), 1)))
-        batch_size = max(1, min(ROWS, ELEMENTS // max(1, math.prod(row.shape[1:]))))
-    return torch.cat([head(part) for part in _batches(head, x, batch_size)])
-
-
-def _batches(head: Head, x: Tensor | Rows, size: int) -> Iterator[Tensor]:
-    if isinstance(x, Tensor):
-        yield from torch.split(x, size)
-        return
-    device = next(head.parameters()).device
-    for index in torch.split(torch.arange(len(x)), size):
-        yield x.take(index).to(device)
+        row = tuple(x.shape[1:]) if isinstance(x, Tensor) else x.row_shape
+        batch_size = max(1, min(ROWS, ELEMENTS // max(1, math.prod(row))))
+    parts = x.split(batch_size)
+    return torch.cat([head(part) for part in parts])

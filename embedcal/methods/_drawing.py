@@ -1,14 +1,39 @@
-"""Which rows a step or a stage sees: positions drawn on the CPU, the same on every device."""
+"""What a step draws and sees: positions drawn on the CPU, the same on every device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from embedcal.types import IntArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What one step draws, on the CPU, so that a run draws the same on every device."""
+
+    batch: Tensor  # (b,) positions in train
+    more: Mapping[str, Tensor] = field(default_factory=dict)  # positions of further examples
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # any other draws, as they are
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's examples as tensors on the device; ``g`` only if the method declares it.
+
+    ``more`` and ``drawn`` have what else the method's ``steps`` drew, by the names that it gave.
+    """
+
+    x: Tensor  # (b, d)
+    y: Tensor  # (b,)
+    g: Tensor | None
+    index: Tensor  # (b,) positions in the training split
+    more: Mapping[str, Batch] = field(default_factory=dict)
+    drawn: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def batches(

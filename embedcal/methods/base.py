@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 
 from embedcal.heads import AttnPoolHead, Head, LinearHead, ProjectionHead
+from embedcal.methods._drawing import Batch as Batch
+from embedcal.methods._drawing import Step as Step
 from embedcal.methods._drawing import batches as batches
 from embedcal.methods._drawing import fixed_part as fixed_part
 from embedcal.types import EmbedcalError, IntArray, Level, Task
@@ -134,6 +136,11 @@ class Method(ABC):
         """
 
     @property
+    def n_templates(self) -> int:
+        """How many templates of its text banks it sees, the first ones; 0: all."""
+        return 0
+
+    @property
     def stage(self) -> Stage | None:
         """The run to start from, if there is one; its result is the task's ``stage``."""
         return None
@@ -176,30 +183,6 @@ class Solver(Method):
         return [method.solve(task, seed) for method, seed in zip(methods, seeds, strict=True)]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """What one step draws, on the CPU, so that a run draws the same on every device."""
-
-    batch: Tensor  # (b,) positions in train
-    more: Mapping[str, Tensor] = field(default_factory=dict)  # positions of further examples
-    drawn: Mapping[str, Tensor] = field(default_factory=dict)  # any other draws, as they are
-
-
-@dataclass(frozen=True, kw_only=True)
-class Batch:
-    """One step's examples as tensors on the device; ``g`` only if the method declares it.
-
-    ``more`` and ``drawn`` have what else the method's ``steps`` drew, by the names that it gave.
-    """
-
-    x: Tensor  # (b, d)
-    y: Tensor  # (b,)
-    g: Tensor | None
-    index: Tensor  # (b,) positions in the training split
-    more: Mapping[str, Batch] = field(default_factory=dict)
-    drawn: Mapping[str, Tensor] = field(default_factory=dict)
-
-
 State = Any
 Plan = Any
 CLIP_HEADS: dict[str, type[ProjectionHead | AttnPoolHead]] = {
@@ -232,6 +215,7 @@ class Gradient(Method):
         "CLIP's heads: class prototypes are the normalised mean of unit templates, or the mean",
         choices=("normalised", "mean"),
     )
+    templates: int = option(0, "use only the first so many templates of each prompt; 0: all")
     features: str = option(
         "normalised",
         "linear head: eat unit embeddings, or embeddings as they are",
@@ -256,6 +240,7 @@ class Gradient(Method):
         super().__post_init__()
         for name, least in (
             ("epochs", 1), ("batch_size", 0), ("lr", 0), ("weight_decay", 0), ("clip_norm", 0),
+            ("templates", 0),
         ):  # fmt: skip
             if not getattr(self, name) >= least:
                 raise EmbedcalError(
@@ -293,6 +278,10 @@ class Gradient(Method):
     @property
     def head_name(self) -> str:
         return self.head
+
+    @property
+    def n_templates(self) -> int:
+        return self.templates
 
     @property
     def level(self) -> Level:

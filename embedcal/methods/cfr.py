@@ -20,7 +20,7 @@ from embedcal.methods._cfr_contrast import Kind, State, calibration
 from embedcal.methods._cfr_official import Queue, draw, official_draws, official_loss, start_queue
 from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, Stage, Staged, Step, option
 from embedcal.neighbours import nearest
-from embedcal.types import LEVELS, EmbedcalError, Task
+from embedcal.types import LEVELS, EmbedcalError, IntArray, Task
 
 BLOCK = 2**24  # numbers of features embedded at once, which bounds the memory of tokens
 
@@ -70,6 +70,9 @@ class CFR(Gradient):
         "who finds the calibration set: the pretrained model, a first ERM run, or none (control)",
         choices=("zeroshot", "erm", "none"),
         grid=("zeroshot", "erm"),
+    )
+    calibration_size: int = option(
+        0, "rows of the calibration set to use, drawn at random by the seed; 0: all of them"
     )
     pos: str = option(
         "dps", "positives: class centroid (dps) or random (rps)", choices=("dps", "rps"),
@@ -133,6 +136,10 @@ class CFR(Gradient):
             if getattr(self, name) < 1:
                 flag = name.replace("_", "-")
                 raise EmbedcalError(f"expected --{flag} of 1 or more, found {getattr(self, name)}")
+        if self.calibration_size < 0:
+            raise EmbedcalError(
+                f"expected --calibration-size of 0 or more, found {self.calibration_size}"
+            )
         if not (self.tau > 0 and 0 <= self.centroid_momentum <= 1):
             raise EmbedcalError(
                 "expected --tau above 0 and --centroid-momentum between 0 and 1, found "
@@ -216,6 +223,10 @@ class CFR(Gradient):
         wrong = torch.nonzero(~right)[:, 0]
         if len(wrong) == 0 and self.calibration != "none":
             raise EmbedcalError(_empty(self.calibration))
+        if 0 < self.calibration_size < len(wrong):
+            # Not evenly by class: a smaller set is one that fewer examples were looked through for.
+            drawn = torch.randperm(len(wrong), generator=generator)[: self.calibration_size]
+            wrong = wrong[drawn.sort().values]
         slot = torch.full((len(y),), -1)
         slot[wrong] = torch.arange(len(wrong))
         trust = torch.zeros(0)
@@ -232,6 +243,14 @@ class CFR(Gradient):
             neighbours=neighbours,
             frozen=frozen,
         )
+
+    def calibration_rows(self, task: Task, seed: int) -> IntArray:
+        """Positions (K,) in train of the calibration set that a run from this seed uses."""
+        if self.calibration == "none":
+            return np.zeros(0, dtype=np.int64)
+        plan = self.prepare(task, torch.Generator().manual_seed(seed))
+        assert isinstance(plan, Plan)
+        return plan.wrong.numpy()
 
     def _neighbours(self, task: Task, wrong: Tensor) -> tuple[Tensor, Tensor]:
         """For a frozen space: each anchor's nearest of other classes, or what finds them later."""

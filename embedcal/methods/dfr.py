@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 
 from embedcal.heads import LinearHead
+from embedcal.methods._forked import forked
 from embedcal.methods.base import Solver, option
 from embedcal.types import EmbedcalError, Examples, FloatArray, IntArray, Level, Task
 
@@ -101,6 +103,30 @@ def logistic_l1(
     return Fit(np.stack(coef), np.asarray(intercept))
 
 
+class Job(NamedTuple):
+    """One fit that is to be done, with all that it draws drawn."""
+
+    rows: IntArray
+    c: float
+    weights: tuple[float, ...]
+    seed: int
+
+
+def fit_all(
+    jobs: Sequence[Job], x: FloatArray, y: IntArray, n_classes: int, max_iter: int = 100
+) -> list[Fit]:
+    """The fits of ``jobs`` to rows of x (n, d), standardised; a fit is the same in any company."""
+
+    def work(k: int) -> FloatArray:
+        rows, c, weights, seed = jobs[k]
+        fit = logistic_l1(
+            x[rows], y[rows], n_classes, c, weights=weights, max_iter=max_iter, seed=seed
+        )
+        return np.column_stack([fit.coef, fit.intercept])
+
+    return [Fit(found[:, :-1], found[:, -1]) for found in forked(work, len(jobs))]
+
+
 @dataclass(frozen=True, kw_only=True)
 class DFR(Solver):
     """Minimises an L1 logistic loss over group-balanced subsets, and averages the fits.
@@ -182,12 +208,7 @@ class DFR(Solver):
         return frozenset({"train.x", "val.x", *labels})
 
     def solve(self, task: Task, seed: int) -> LinearHead:
-        from threadpoolctl import threadpool_limits
-
-        with threadpool_limits(1):  # liblinear's small products are far slower on many threads
-            return self._solve(task, np.random.default_rng([seed, 0]))
-
-    def _solve(self, task: Task, rng: np.random.Generator) -> LinearHead:
+        rng = np.random.default_rng([seed, 0])
         from_val = self.variant == "val"
         source = task.val if from_val else task.train
         x, y, g = self._features(source.x), source.y, self._strata(source)
@@ -198,11 +219,11 @@ class DFR(Solver):
             if from_val
             else self._tune_on_val(x, y, g, task, final, rng)
         )
-        x = final(x)
-        fits = []
-        for _ in range(self.refits or (20 if from_val else 10)):
-            rows = balanced_subset(g, rng)
-            fits.append(self._fit(x[rows], y[rows], task.n_classes, c, weights, rng))
+        jobs = [
+            Job(balanced_subset(g, rng), c, weights, _seed(rng))
+            for _ in range(self.refits or (20 if from_val else 10))
+        ]
+        fits = fit_all(jobs, final(x), y, task.n_classes)
         coef = np.mean([fit.coef for fit in fits], axis=0)
         intercept = np.mean([fit.intercept for fit in fits], axis=0)
         return self._head(coef / final.scale, intercept - coef @ (final.mean / final.scale))
@@ -232,19 +253,6 @@ class DFR(Solver):
                 f"{present}: label the attribute of more rows, or use --balance class"
             )
 
-    def _fit(
-        self,
-        x: FloatArray,
-        y: IntArray,
-        n_classes: int,
-        c: float,
-        weights: tuple[float, ...],
-        rng: np.random.Generator,
-        max_iter: int = 100,
-    ) -> Fit:
-        seed = int(rng.integers(2**31))
-        return logistic_l1(x, y, n_classes, c, weights=weights, max_iter=max_iter, seed=seed)
-
     def _candidates(self, n_classes: int) -> list[tuple[float, tuple[float, ...]]]:
         """Every C with every class weighting, one class raised at a time."""
         even = (1.0,) * n_classes
@@ -271,9 +279,10 @@ class DFR(Solver):
             rows = fitted[balanced_subset(g[fitted], rng)]
             scale = fit_scaler(x[rows])
             inside, outside = scale(x[rows]), scale(x[scored])
-            for k, (c, weights) in enumerate(candidates):
-                fit = self._fit(inside, y[rows], n_classes, c, weights, rng)
-                scores[k] += _worst(fit.predict(outside) == y[scored], g[scored])
+            everyone = np.arange(len(rows))
+            jobs = [Job(everyone, *candidate, _seed(rng)) for candidate in candidates]
+            fits = fit_all(jobs, inside, y[rows], n_classes)
+            scores += _worst(fits, outside, y[scored], g[scored])
         return candidates[int(np.argmax(scores))]
 
     def _tune_on_val(
@@ -288,11 +297,11 @@ class DFR(Solver):
         """Fit one balanced subset of train (20 iterations), score the whole of val."""
         rows = balanced_subset(g, rng)
         inside, outside = scale(x[rows]), scale(self._features(task.val.x))
-        scores = []
-        for c, weights in self._candidates(task.n_classes):
-            fit = self._fit(inside, y[rows], task.n_classes, c, weights, rng, max_iter=20)
-            scores.append(_worst(fit.predict(outside) == task.val.y, self._strata(task.val)))
-        return self._candidates(task.n_classes)[int(np.argmax(scores))]
+        candidates, everyone = self._candidates(task.n_classes), np.arange(len(rows))
+        jobs = [Job(everyone, *candidate, _seed(rng)) for candidate in candidates]
+        fits = fit_all(jobs, inside, y[rows], task.n_classes, max_iter=20)
+        scores = _worst(fits, outside, task.val.y, self._strata(task.val))
+        return candidates[int(np.argmax(scores))]
 
     def _head(self, coef: FloatArray, intercept: FloatArray) -> LinearHead:
         """The averaged fit as a head over raw features, its scaler folded in."""
@@ -301,6 +310,10 @@ class DFR(Solver):
         weight, bias = torch.tensor(coef), torch.tensor(intercept)
         normalise = self.features == "normalised"
         return LinearHead(weight.float(), bias.float(), normalise=normalise, level=self.level)
+
+
+def _seed(rng: np.random.Generator) -> int:
+    return int(rng.integers(2**31))
 
 
 def _halves(y: IntArray, n_classes: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
@@ -317,6 +330,12 @@ def _halves(y: IntArray, n_classes: int, rng: np.random.Generator) -> tuple[IntA
     )
 
 
-def _worst(correct: np.ndarray, strata: IntArray) -> float:
-    """The least accuracy over those groups or classes that have rows."""
-    return min(float(correct[strata == one].mean()) for one in np.unique(strata))
+def _worst(fits: Sequence[Fit], x: FloatArray, y: IntArray, strata: IntArray) -> FloatArray:
+    """The least accuracy of each fit over those groups or classes that have rows."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # sums in one order on every machine
+        correct = np.stack([fit.predict(x) == y for fit in fits])  # (fits, n)
+    accuracies = [correct[:, strata == one].mean(1) for one in np.unique(strata)]
+    least: FloatArray = np.stack(accuracies).min(0)
+    return least

@@ -8,7 +8,7 @@ import torch
 
 from embedcal.heads import LinearHead, prototypes
 from embedcal.methods.base import Solver, option
-from embedcal.types import Level, Task
+from embedcal.types import EmbedcalError, Level, Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +24,11 @@ class ZeroShot(Solver):
 
     templates: int = option(0, "use only the first so many templates; 0: all")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.templates < 0:
+            raise EmbedcalError(f"expected --templates of 0 or more, found {self.templates}")
+
     @property
     def head_name(self) -> str:
         return "linear"
@@ -33,12 +38,16 @@ class ZeroShot(Solver):
         return "embedding"
 
     @property
+    def n_templates(self) -> int:
+        return self.templates
+
+    @property
     def needs(self) -> frozenset[str]:
         return frozenset({"text.class", "projection"})  # the projection for its logit scale
 
     def solve(self, task: Task, seed: int) -> LinearHead:
         embedding = torch.tensor(task.bank("class").embedding)  # (C, T, d)
-        weight = prototypes(embedding[:, : self.templates or None])
+        weight = prototypes(embedding)
         scale = task.projection.logit_scale if task.projection else None
         weight = weight * (torch.tensor(scale).exp() if scale is not None else 100.0)
         bias = torch.zeros(len(weight))

@@ -79,12 +79,14 @@ class Stream:
     def __init__(self, x: torch.Tensor) -> None:
         self.x, self.taken = x, [0]
 
-    def __len__(self) -> int:
-        return len(self.x)
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        return tuple(self.x.shape[1:])
 
-    def take(self, index: torch.Tensor) -> torch.Tensor:
-        self.taken.append(len(index))
-        return self.x.index_select(0, index)
+    def split(self, size: int) -> Any:
+        for part in torch.split(self.x, size):
+            self.taken.append(len(part))
+            yield part
 
 
 @pytest.mark.parametrize("n", [0, 1, 11])

@@ -231,6 +231,37 @@ def test_an_empty_calibration_set_says_how_to_get_one() -> None:
 
 
 @pytest.mark.parametrize("variant", ["paper", "official"])
+def test_a_part_of_the_calibration_set_is_drawn_by_the_seed(variant: str) -> None:
+    """So many of its rows, others by another seed; all of them changes nothing."""
+    task = small_task(n=80)
+    shared = {**BASE, "variant": variant}
+    whole = CFR(**shared).calibration_rows(task, seed=3)
+    drawn = {s: CFR(**shared, calibration_size=5).calibration_rows(task, seed=s) for s in (3, 4)}
+    for rows in drawn.values():
+        assert len(rows) == 5 < len(whole)
+        assert set(rows) < set(whole)
+        assert sorted(rows) == list(rows)
+    assert set(drawn[3]) != set(drawn[4])
+    often = np.zeros(80)
+    for seed in range(300):
+        often[CFR(**shared, calibration_size=5).calibration_rows(task, seed=seed)] += 1
+    expected = 300 * 5 / len(whole)  # every row of the set as often as any other
+    assert np.abs(often[whole] - expected).max() < 5 * np.sqrt(expected)
+    same = CFR(**shared, calibration_size=len(whole))
+    generators = [torch.Generator().manual_seed(3) for _ in range(2)]
+    plans = [m.prepare(task, g) for m, g in zip((CFR(**shared), same), generators)]
+    assert torch.equal(plans[0].wrong, plans[1].wrong)
+    assert torch.equal(generators[0].get_state(), generators[1].get_state())
+    method = CFR(**{**shared, "batch_size": 20}, calibration_size=5)
+    _, batch, _, _ = one_step(method, task)
+    assert set(batch.more["anchors"].index.tolist()) <= set(method.calibration_rows(task, seed=1))
+
+
+def test_the_control_has_no_calibration_rows() -> None:
+    assert len(CFR(**{**BASE, "calibration": "none"}).calibration_rows(small_task(), seed=0)) == 0
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])
 def test_a_calibration_set_of_one_class_trains(variant: str) -> None:
     task = small_task()
     task = with_stage(task, (task.train.y == 1) & (np.arange(len(task.train)) % 2 == 0))
@@ -254,6 +285,7 @@ def test_a_training_split_of_one_class_is_refused() -> None:
         ({"start": "stage"}, "--calibration erm"),
         ({"variant": "official", "calibration": "none"}, "erm or zeroshot"),
         ({"anchors": 0}, "--anchors"),
+        ({"calibration_size": -1}, "--calibration-size"),
         ({"stage_epochs": 0}, "--stage-epochs"),
         ({"tau": 0.0}, "--tau"),
         ({"centroid_momentum": 1.5}, "--centroid-momentum"),

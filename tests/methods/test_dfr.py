@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +12,7 @@ import pytest
 import torch
 
 from embedcal.heads import predict
+from embedcal.methods._forked import forked
 from embedcal.methods.dfr import DFR, balanced_subset, fit_scaler, logistic_l1
 from embedcal.types import EmbedcalError, Examples, Task, WithheldError
 
@@ -332,3 +336,62 @@ def test_one_group_alone_is_refused() -> None:
     val["g"] = np.zeros_like(val["g"])
     with pytest.raises(EmbedcalError, match="two of 4 groups"):
         DFR().solve(task(world(), val), seed=0)
+
+
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("variant", ["val", "train"])
+def test_the_number_of_processes_changes_no_bit(
+    variant: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, heads = task(world(), world(seed=1)), []
+    forks: list[int] = []
+    monkeypatch.setattr(os, "fork", lambda fork=os.fork: forks.append(1) or fork())
+    for count in (1, 2, 5):
+        threads(count)
+        heads.append(DFR(variant=variant, halves=2).solve(data, 3))
+        fits = 3 if variant == "val" else 2  # calls of fit_all: halves, or one, and the refits
+        assert len(forks) == (count - 1) * fits * (sys.platform == "linux")
+        forks.clear()
+    for head in heads[1:]:
+        assert torch.equal(head.weight, heads[0].weight)
+        assert torch.equal(head.bias, heads[0].bias)
+
+
+def test_forked_work_comes_back_in_order_and_from_several_processes(
+    threads: Callable[[int], None],
+) -> None:
+    threads(3)
+    found = forked(lambda k: np.array([[k, os.getpid()]], float), 7)
+    assert [int(one[0, 0]) for one in found] == list(range(7))
+    pids = [int(one[0, 1]) for one in found]
+    assert pids == [pids[k % 3] for k in range(7)]
+    assert pids[0] == os.getpid()
+    assert len(set(pids)) == (3 if sys.platform == "linux" else 1)
+    threads(1)
+    assert {int(one[0]) for one in forked(lambda k: np.array([float(os.getpid())]), 4)} == {
+        os.getpid()
+    }
+
+
+def test_what_a_child_does_not_deliver_is_done_here(threads: Callable[[int], None]) -> None:
+    threads(2)
+    here = os.getpid()
+
+    def work(k: int) -> np.ndarray:
+        if os.getpid() != here and k >= 3:
+            os._exit(1)
+        return np.array([float(k), float(os.getpid() == here)])
+
+    assert [one.tolist() for one in forked(work, 6)] == [[float(k), 1.0] for k in range(6)]
+
+    def refuse(k: int) -> np.ndarray:
+        raise EmbedcalError(f"piece {k}")
+
+    with pytest.raises(EmbedcalError, match="piece 0"):
+        forked(refuse, 4)

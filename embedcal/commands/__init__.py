@@ -1,0 +1,1 @@
+"""The commands: each is parse, one call of a public function, print."""

@@ -1,0 +1,111 @@
+"""Commands on single runs: demo, fit, methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embedcal.commands.by_method import CONTEXT, method_group
+from embedcal.commands.shared import (
+    Attribute,
+    CacheFile,
+    Device,
+    Json,
+    Oracle,
+    Seed,
+    Select,
+    answer,
+    say,
+    selection,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Give these commands to the app."""
+    app.command(short_help="the main job on embedded birds: cache, fit, one table")(demo)
+    app.add_typer(fit, name="fit", short_help="train one method over a cache, in seconds")
+    app.command(short_help="every method and the labels that it reads")(methods)
+
+
+def demo(
+    rows: Annotated[int, typer.Option(help="pictures to render")] = 5894,
+    seeds: Annotated[int, typer.Option(help="head seeds a method")] = 3,
+    seed: Annotated[int, typer.Option(help="seed of the rendered world")] = 0,
+    every: Annotated[bool, typer.Option("--all", help="every method, by what it reads")] = False,
+    as_json: Json = False,
+) -> None:
+    """Embedded birds through the tiny CLIP: cache, fit methods, one table. No network.
+
+    Example: embedcal demo
+    """
+    from embedcal.answers.runs import demo_report
+    from embedcal.demo import demo as run
+    from embedcal.progress import progress
+
+    with progress() as bars:
+        found = run(rows=rows, seeds=seeds, seed=seed, every=every, progress=bars)
+    answer(found.record, demo_report(found), as_json=as_json)
+
+
+def _shared(
+    cache: CacheFile = None,
+    seed: Seed = 0,
+    select: Select = None,
+    oracle: Oracle = False,
+    attribute: Attribute = None,
+    out: Annotated[Path | None, typer.Option(help="folder of runs")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Options that every method has."""
+
+
+def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    from embedcal.answers.caches import cache_line
+    from embedcal.answers.runs import run_record, run_report
+    from embedcal.cache import open_cache
+    from embedcal.caching import which_cache
+    from embedcal.datasets.places import remember_last_cache
+    from embedcal.fitting import fit as run
+
+    select = selection(shared["select"], oracle=shared["oracle"])
+    path = which_cache(shared["cache"])
+    with open_cache(path) as opened:
+        say(cache_line(opened.meta))
+        found = run(
+            name,
+            opened,
+            seed=shared["seed"],
+            select=select,
+            attribute=shared["attribute"],
+            out=shared["out"],
+            device=shared["device"],
+            **options,
+        )
+        names = opened.group_names(shared["attribute"])
+    remember_last_cache(path)
+    answer(run_record(found), run_report(found, names), as_json=shared["as_json"])
+
+
+fit = typer.Typer(cls=method_group(_fit, _shared), rich_markup_mode=None, context_settings=CONTEXT)
+
+
+@fit.callback(no_args_is_help=True)
+def _fit_help() -> None:
+    """Fit one method over a cache and store the run: embedcal fit METHOD [OPTIONS].
+
+    Example: embedcal fit dfr --seed 1
+    """
+
+
+def methods(as_json: Json = False) -> None:
+    """Every method: what it minimises, the labels that it reads, its options.
+
+    Example: embedcal methods
+    """
+    from embedcal.answers.runs import methods_record, methods_report
+
+    answer(methods_record(), methods_report(), as_json=as_json)

@@ -1,0 +1,222 @@
+"""The records of many runs: from folders of runs, single runs and ``results.jsonl`` files."""
+
+from __future__ import annotations
+
+import difflib
+import gc
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embedcal.evaluate import RULES, Rule, default_rule, rule
+from embedcal.evaluate.paired import COMPARABLE
+from embedcal.grids.results import load
+from embedcal.runs import RESULTS, Run, load_run
+from embedcal.types import EmbedcalError
+
+RULE_NAMES = frozenset(known.name for known in RULES)
+GROUP_METRICS = frozenset({"worst_group", "group_mean", "train_weighted"})
+
+Found = tuple[Run, Mapping[str, Any]]  # a run, and what its rule kept
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """Runs over one cache under one choice of attributes: the only ones that may be compared."""
+
+    dataset: str
+    backbone: str
+    path: str
+    fingerprint: str
+    attributes: tuple[str, ...]
+    done: tuple[Run, ...]
+    failed: tuple[Run, ...]
+
+    def rule(self, select: str | None, *, oracle: bool) -> Rule:
+        """The rule of that name or the default one; an oracle only where it was asked for."""
+        wanted = rule(select) if select else default_rule(bool(self.attributes))
+        if wanted.oracle and not oracle:
+            raise EmbedcalError(
+                f"expected a rule on validation, found '{wanted.name}', which looks at test: give "
+                "--oracle to see an upper bound, or choose val.worst_group"
+            )
+        return wanted
+
+    def metric(self, metric: str | None) -> str:
+        """A metric's name, checked; by default the worst group, or class without attributes."""
+        if metric is None:
+            return "worst_group" if self.attributes else "worst_class"
+        named(metric, COMPARABLE, "a metric")
+        if metric in GROUP_METRICS and not self.attributes:
+            raise EmbedcalError(
+                f"expected attribute labels for '{metric}', found none in the runs over "
+                f"{self.dataset}: compare by worst_class, class_mean or mean"
+            )
+        return metric
+
+    def group_names(self, groups: int, classes: int) -> tuple[str, ...]:
+        """Names of so many groups, from the cache if it still lies in its place, else numbers."""
+        from embedcal.cache import open_cache
+
+        with suppress(EmbedcalError, OSError), open_cache(Path(self.path)) as cache:
+            several = len(cache.meta.attributes) > len(self.attributes) == 1
+            names = cache.group_names(self.attributes[0] if several else None)
+            if cache.fingerprint == self.fingerprint and len(names) == groups:
+                return names
+        values = groups // max(classes, 1)
+        what = self.attributes[0] if len(self.attributes) == 1 else "value"
+        return tuple(f"class {g // values} | {what} {g % values}" for g in range(groups))
+
+    def under(self, wanted: Rule) -> tuple[list[Found], int]:
+        """Every run with what the rule kept of it, and how many have no such rule.
+
+        A solver has one entry, of a name of its own, which stands under any rule.
+        """
+        found: list[Found] = []
+        for run in self.done:
+            rules = run.record["rules"]
+            own = [name for name in rules if name not in RULE_NAMES]
+            name = own[0] if own else wanted.name
+            if name in rules:
+                found.append((run, {"rule": name, **rules[name]}))
+        return found, len(self.done) - len(found)
+
+
+def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
+    """The records of all ``runs``, parted by cache and attributes, in the order found.
+
+    Each of ``runs`` is a folder of runs, the folder of one run, or a ``results.jsonl``. An id that
+    several hold counts once; a finished run replaces a failed one. Runs that a grid made only as
+    the first stage of others are left out where its ``grid.json`` tells them apart. EmbedcalError
+    where nothing is found and where no run is done.
+    """
+    given = [runs] if isinstance(runs, str | Path) else list(runs)
+    if not given:
+        raise EmbedcalError("expected at least one folder of runs, found none: name some")
+    known: dict[str, Run] = {}
+    with _no_garbage():
+        for path in given:
+            for run in _read(Path(path)):
+                held = known.get(run.id)
+                if held is None or (_is_done(run) and not _is_done(held)):
+                    known[run.id] = run
+    parts: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
+    for run in known.values():
+        key = (run.record["cache"]["fingerprint"], tuple(run.record["attributes"]))
+        parts.setdefault(key, []).append(run)
+    pools = tuple(_pool(members) for members in parts.values())
+    if not any(pool.done for pool in pools):
+        failed = sum(len(pool.failed) for pool in pools)
+        reason = next((run.record.get("reason") for pool in pools for run in pool.failed), None)
+        raise EmbedcalError(
+            f"expected finished runs in {', '.join(map(str, given))}, found {failed or 'none'}"
+            + (f" that failed, the first with: {reason}" if reason else ": fit some first")
+        )
+    return pools
+
+
+def named(name: str, names: Iterable[str], what: str) -> None:
+    """EmbedcalError with the nearest names where ``name`` is none of them."""
+    known = sorted(set(names))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"it is one of {', '.join(known)}"
+        raise EmbedcalError(f"expected {what}, found '{name}': {hint}")
+
+
+def option(record: Mapping[str, Any], name: str) -> Any:
+    """A fact of a run by name: method, variant, head, data set, backbone, or any option."""
+    if name in ("method", "variant", "head"):
+        return record[name]
+    if name in ("dataset", "backbone"):
+        return record["cache"][name]
+    return record["options"].get(name)
+
+
+def number(value: Any) -> float:
+    """A metric of a record; NaN where it is null or not there."""
+    return math.nan if value is None else float(value)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it: tuples as lists, what is not a finite number as null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def varied(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Variant, head and the options that are not the same in all of the records."""
+    names = dict.fromkeys(["variant", "head", *(key for r in records for key in r["options"])])
+    return tuple(
+        name for name in names if len({json.dumps(option(record, name)) for record in records}) > 1
+    )
+
+
+def configuration(record: Mapping[str, Any]) -> str:
+    """All that was set but the seed, as one text."""
+    options = json.dumps(record["options"], sort_keys=True)
+    return f"{record['method']} {record['variant']} {record['head']} {options}"
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Thousands of records live on: looking for garbage among them takes half as long again."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _read(path: Path) -> list[Run]:
+    folder = path.parent if path.name == RESULTS else path
+    if (folder / RESULTS).is_file():
+        return [
+            Run(folder=folder / name.replace("/", "_"), record=record)
+            for name, record in load(folder).asked.items()
+            if _whole(record)
+        ]
+    if not path.exists():
+        raise EmbedcalError(f"expected a folder of runs, found nothing at {path}: check the path")
+    run = load_run(folder) if path.is_dir() else None
+    if run is None:
+        inner = sorted(found.parent for found in path.glob(f"*/{RESULTS}"))
+        hint = f"did you mean {inner[0]}?" if inner else "name a folder that grid or fit wrote into"
+        raise EmbedcalError(f"expected {RESULTS} or run.json in {path}, found neither: {hint}")
+    return [run] if _whole(run.record) else []
+
+
+def _whole(record: Any) -> bool:
+    if not (isinstance(record, dict) and isinstance(record.get("cache"), dict)):
+        return False
+    needed = ["id", "method", "variant", "head", "options", "seed", "attributes"]
+    needed += [] if record.get("status") == "failed" else ["rules"]
+    known = isinstance(record.get("id"), str) and all(name in record for name in needed)
+    return known and "fingerprint" in record["cache"]
+
+
+def _is_done(run: Run) -> bool:
+    return run.record.get("status") != "failed"
+
+
+def _pool(members: Sequence[Run]) -> Pool:
+    record = members[0].record
+    cache = record["cache"]
+    return Pool(
+        dataset=str(cache.get("dataset", "")),
+        backbone=str(cache.get("backbone", "")),
+        path=str(cache.get("path", "")),
+        fingerprint=str(cache["fingerprint"]),
+        attributes=tuple(record["attributes"]),
+        done=tuple(run for run in members if _is_done(run)),
+        failed=tuple(run for run in members if not _is_done(run)),
+    )

@@ -1,0 +1,144 @@
+"""A folder of runs, read from its lines: fast, tolerant of what a killed process left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from embedcal.runs import CLAIMS, RESULTS
+from embedcal.types import EmbedcalError
+
+GRID = "grid.json"
+FORMAT = 1
+FAILED = "failed.json"
+
+
+@dataclass
+class Results:
+    """The latest line of every run of a folder; :meth:`refresh` reads what was added since.
+
+    A torn or damaged line is passed over and counted: its run, if it is there, is found by its
+    folder when the grid is resumed.
+    """
+
+    folder: Path
+    records: dict[str, dict[str, Any]] = field(default_factory=dict)
+    damaged: int = 0
+    _read: int = 0
+
+    def refresh(self) -> None:
+        """Read the lines that were added since the last time; a line without its end can wait."""
+        try:
+            with (self.folder / RESULTS).open("rb") as file:
+                file.seek(self._read)
+                added = file.read()
+        except FileNotFoundError:
+            return
+        whole = added[: added.rfind(b"\n") + 1]
+        self._read += len(whole)
+        for line in whole.splitlines():
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line)
+                self.records[record["id"]] = record
+            except (ValueError, KeyError, TypeError):
+                self.damaged += 1
+
+    @property
+    def asked(self) -> dict[str, dict[str, Any]]:
+        """The records that some command asked for, in order; runs that are only stages are not.
+
+        All of them where the folder has no ``grid.json``, a folder of single fits.
+        """
+        named = asked_of(self.folder)
+        if named is None:
+            return self.records
+        return {name: self.records[name] for name in named if name in self.records}
+
+
+def load(folder: str | Path) -> Results:
+    """The results of a folder of runs; EmbedcalError where there are none."""
+    folder = Path(folder).expanduser()
+    if not (folder / RESULTS).is_file():
+        raise EmbedcalError(
+            f"expected a folder of runs with {RESULTS}, found none in {folder}: give the folder "
+            "that embedcal grid or fit wrote into"
+        )
+    results = Results(folder)
+    results.refresh()
+    return results
+
+
+def listed(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a whole line of a folder says of a run what its record does: done, or failed.
+
+    For a run that was missing a moment ago; reads bytes, since only lines of its id are parsed.
+    """
+    try:
+        lines = (folder / RESULTS).read_bytes()
+    except FileNotFoundError:
+        return False
+    name = json.dumps(record["id"]).encode()
+    end = len(lines)
+    while (at := lines.rfind(name, 0, end)) >= 0:
+        end = lines.rfind(b"\n", 0, at) + 1
+        try:
+            found = json.loads(lines[end : lines.index(b"\n", at)])
+            if found["id"] == record["id"]:
+                return bool(found["status"] == record["status"])
+        except (ValueError, KeyError, TypeError):  # torn, or damaged
+            continue
+    return False
+
+
+def asked_of(folder: Path) -> list[str] | None:
+    """The ids of ``grid.json``, in the order in which they were asked for; None without one."""
+    try:
+        document = json.loads((folder / GRID).read_text())
+        return [str(name) for name in document["asked"]]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise EmbedcalError(
+            f"expected a list of runs in {folder / GRID}, found it unreadable ({error}): delete "
+            "it, and give the command of the grid again"
+        ) from None
+
+
+def ask(folder: Path, ids: Iterable[str], command: Mapping[str, Any] | None = None) -> None:
+    """Add runs, and the command that asks for them, to ``grid.json``, whoever else does so.
+
+    EmbedcalError where the folder cannot be written to, or its disk is full.
+    """
+    try:
+        _ask(folder, list(ids), command)
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to write into {folder}, found: {error.strerror}: make room there, or choose "
+            "another folder with --out"
+        ) from None
+
+
+def _ask(folder: Path, ids: Sequence[str], command: Mapping[str, Any] | None) -> None:
+    from filelock import FileLock
+
+    (folder / CLAIMS).mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / CLAIMS / "grid.lock"):
+        before = asked_of(folder) or []
+        commands: Sequence[Any] = ()
+        if (folder / GRID).is_file():
+            commands = json.loads((folder / GRID).read_text()).get("commands", ())
+        if command is not None and command not in commands:
+            commands = [*commands, command]
+        document = {
+            "format": FORMAT,
+            "commands": list(commands),
+            "asked": list(dict.fromkeys([*before, *ids])),
+        }
+        part = folder / f"{GRID}.part"
+        part.write_text(json.dumps(document, indent=1) + "\n")
+        part.replace(folder / GRID)

@@ -1,0 +1,159 @@
+"""The runs of a recipe over one cache: fitted where they are not there, then read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embedcal.cache import FeatureCache
+from embedcal.comparing.choosing import choose
+from embedcal.comparing.recorded import Pool
+from embedcal.evaluate import rule
+from embedcal.grids import Space, grid, load, space
+from embedcal.grids.jobs import Record, Site, plan
+from embedcal.grids.settings import settings_of
+from embedcal.methods import find
+from embedcal.methods.base import Gradient
+from embedcal.reproducing.recipe import Part, Planned, Recipe
+from embedcal.runs import Run
+from embedcal.workbench import Workbench
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a planned run came to over one cache: the configuration that validation chose.
+
+    ``found`` are the test metrics of each seed. ``chosen`` are the options that were tried,
+    ``why`` the reason where there is nothing.
+    """
+
+    part: str
+    run: str
+    method: str
+    variant: str
+    selection: str
+    labels_used: tuple[str, ...]
+    chosen: Mapping[str, Any]
+    configurations: int
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    seconds: float
+    found: tuple[Mapping[str, Any], ...]
+    notes: tuple[str, ...]
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The runs of one part."""
+
+    recipe: Recipe
+    part: Part
+    cache: FeatureCache
+    folder: Path
+
+    @property
+    def planned(self) -> tuple[Planned, ...]:
+        """The runs that some row of this part asks for, in the recipe's order."""
+        used = {row.run for row in self.recipe.rows if row.part == self.part.name}
+        return tuple(run for run in self.recipe.runs if run.name in used)
+
+    def spaces(self, run: Planned) -> tuple[Space, ...]:
+        """What a run tries. Options: of the recipe, of the part, tried, the run's own; in this
+        order, the last counts."""
+        options: Mapping[str, Any] = {}
+        tables: Sequence[Mapping[str, Any]] = ({},)
+        if issubclass(find(run.method), Gradient):
+            options = {**self.recipe.trained, **self.part.trained}
+            tables = self.recipe.tried or tables
+        return tuple(space(run.method, {**options, **table, **run.options}) for table in tables)
+
+    def run(self, seeds: Sequence[int], **how: Any) -> None:
+        """Whatever of the part's runs is not there yet."""
+        spaces = [one for run in self.planned for one in self.spaces(run)]
+        if spaces:
+            grid(
+                spaces,
+                self.cache,
+                seeds=seeds,
+                select=self.recipe.select,
+                attribute=self.part.attribute,
+                out=self.folder,
+                **how,
+            )
+
+    def measured(self, seeds: Sequence[int], device: str) -> Iterable[Measured]:
+        """What each run came to, read from its records."""
+        on = Workbench(self.cache, self.part.attribute)
+        site = Site(
+            cache=self.cache.meta.path,
+            attribute=self.part.attribute,
+            folder=self.folder,
+            device=device,
+            select=self.recipe.select,
+        )
+        planned = self.planned
+        records = load(self.folder).records if planned else {}
+        for run in planned:
+            jobs = plan(settings_of(self.spaces(run)), seeds, site, on)
+            yield self._one(run, [records[job.id] for job in jobs], on)
+
+    def _one(self, run: Planned, records: Sequence[Record], on: Workbench) -> Measured:
+        select = rule(run.select or self.recipe.select)
+        pool = Pool(
+            dataset=self.cache.meta.dataset,
+            backbone=self.cache.meta.backbone,
+            path=str(self.cache.meta.path),
+            fingerprint=self.cache.fingerprint,
+            attributes=on.attributes,
+            done=tuple(
+                Run(folder=self.folder / record["id"], record=record)
+                for record in records
+                if record["status"] == "done"
+            ),
+            failed=(),
+        )
+        failed = [record for record in records if record["status"] != "done"]
+        found, _ = pool.under(select)
+        first = records[0]
+        reason = f"{len(failed)} of {len(records)} runs failed, the first with: " + (
+            str(failed[0]["reason"]) if failed else ""
+        )
+        common = {"part": self.part.name, "run": run.name, "method": first["method"]}
+        if not found:
+            return Measured(
+                **common,
+                variant=str(first["variant"]),
+                selection=select.name,
+                labels_used=(),
+                chosen={},
+                configurations=0,
+                seeds=(),
+                runs=(),
+                seconds=0.0,
+                found=(),
+                notes=(),
+                why=reason,
+            )
+        choice = choose(found, select, pool)
+        entries = [kept for _, kept in choice.found]
+        behind = [inner.record for inner, _ in choice.found]
+        options = {"variant": behind[0]["variant"], "head": behind[0]["head"]}
+        options |= behind[0]["options"]
+        return Measured(
+            **common,
+            variant=str(behind[0]["variant"]),
+            selection=str(entries[0]["rule"]),
+            labels_used=tuple(entries[0]["labels_used"]),
+            chosen={name: options[name] for name in choice.varied},
+            configurations=choice.configurations,
+            seeds=tuple(record["seed"] for record in behind),
+            runs=tuple(record["id"] for record in behind),
+            seconds=float(np.mean([record["seconds"] for record in behind])),
+            found=tuple(entry["test"] for entry in entries),
+            notes=(*choice.notes, *([reason] if failed else [])),
+        )

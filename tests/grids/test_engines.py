@@ -1,0 +1,81 @@
+"""Every engine gives the same runs: ids to the letter, metrics to a tolerance."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from grids_for_tests import SPECS, judged, outcome, run_grid, times_done
+
+from embedcal.grids import ENGINES, grid
+from embedcal.grids.engines import processes
+
+PHOTOS = ["zeroshot", "erm:epochs=2", "cfr:calibration=erm:stage_epochs=1:epochs=1:neg=rns"]
+SHARE = 0.06  # of a group's rows that float32 in another order may turn over: 1 of 17
+
+
+def same(mine: dict, theirs: dict, share: float) -> None:
+    """Equal but for accuracies, which may differ by ``share``."""
+    assert set(mine) == set(theirs)
+    for name, record in mine.items():
+        other = theirs[name]
+        for key in ("status", "labels_used", "stage", "options", "seed", "selection"):
+            assert record[key] == other[key], (name, key)
+        assert set(record["rules"]) == set(other["rules"])
+        for split in ("val", "test"):
+            for metric in ("mean", "worst_group"):
+                found = (record[split][metric], other[split][metric])
+                np.testing.assert_allclose(*found, atol=share, err_msg=f"{name} {metric}")
+
+
+@pytest.fixture(scope="module")
+def sequential(made: Path, tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("sequential")
+    run_grid(made, folder, home=str(folder / "home"))
+    return outcome(folder)
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "batched",
+        pytest.param("auto", marks=pytest.mark.slow),
+        pytest.param("processes", marks=pytest.mark.slow),
+    ],
+)
+def test_an_engine_gives_what_sequential_gives(engine, made, sequential, tmp_path) -> None:
+    found = run_grid(made, tmp_path, engine=engine, jobs=2)
+    assert len(found.done) == 15
+    same(outcome(tmp_path), sequential, 0.0 if engine == "processes" else SHARE)
+    assert set(times_done(tmp_path).values()) == {1}
+    allowed = {"processes": {"processes"}, "batched": {"batched"}}.get(engine, set(ENGINES))
+    assert {record["engine"] for record in found.records} <= allowed
+    if engine == "processes":  # to the bit
+        assert outcome(tmp_path) == sequential
+
+
+@pytest.mark.parametrize("engine", ["batched", pytest.param("processes", marks=pytest.mark.slow)])
+def test_engines_agree_over_a_cache_with_text(engine, photos, tmp_path) -> None:
+    folders = {name: tmp_path / name for name in ("sequential", engine)}
+    found = {
+        name: grid(PHOTOS, photos, out=folder, seeds=1, engine=name, jobs=2)
+        for name, folder in folders.items()
+    }
+    assert all(len(one.done) == 3 for one in found.values())
+    same(*(outcome(folder) for folder in folders.values()), 0.0 if engine == "processes" else SHARE)
+
+
+def test_one_engine_takes_up_what_another_began(made, sequential, tmp_path) -> None:
+    run_grid(made, tmp_path, SPECS[:1], engine="batched", seeds=2)
+    found = run_grid(made, tmp_path)
+    assert (found.reused, len(found.done)) == (6, 15)
+    assert set(outcome(tmp_path)) == set(sequential)
+    assert set(times_done(tmp_path).values()) == {1}
+    assert {r["engine"] for r in found.records} == {"batched", "sequential"}
+    assert all(judged(r)["rules"] for r in found.records)
+
+
+def test_auto_leaves_few_quick_runs_to_one_process(made, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(processes, "run", lambda *a, **k: pytest.fail("processes were started"))
+    assert len(run_grid(made, tmp_path, ["dfr:c=1:refits=1"], engine="auto").done) == 3
