@@ -11,7 +11,7 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent))
 from made_runs import Grid
 
-from embedcal import plots
+from embedcal.answers import plots
 from embedcal.answers.plots import comparison_plot, sensitivity_plot
 from embedcal.comparing import compare
 from embedcal.comparing.effects import sensitivity
