@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from embedcal.runs import CLAIMS, RESULTS
 from embedcal.types import EmbedcalError
@@ -39,14 +43,15 @@ class Results:
             return
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
-        for line in whole.splitlines():
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                self.records[record["id"]] = record
-            except (ValueError, KeyError, TypeError):
-                self.damaged += 1
+        with _no_collection():
+            for line in whole.splitlines():
+                if not line.strip():
+                    continue
+                try:
+                    record = orjson.loads(line)
+                    self.records[record["id"]] = record
+                except (ValueError, KeyError, TypeError):
+                    self.damaged += 1
 
     @property
     def asked(self) -> dict[str, dict[str, Any]]:
@@ -58,6 +63,18 @@ class Results:
         if named is None:
             return self.records
         return {name: self.records[name] for name in named if name in self.records}
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the search for cycles, which goes over every record again and again."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def load(folder: str | Path) -> Results:

@@ -151,6 +151,8 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
         planned = plan(admitted, numbers, site, on)
         ask(folder, [job.id for job in planned], command)
         course.go(planned, engine, jobs)
+        if not find.listens:
+            continue
         find.tell(
             [
                 course.score(setting, numbers) if ok else None

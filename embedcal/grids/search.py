@@ -14,7 +14,12 @@ ROUND = 8  # settings that Optuna proposes before it is told how they did
 
 
 class Search(Protocol):
-    """Settings in rounds; each round may answer to the scores of those before."""
+    """Settings in rounds; each round may answer to the scores of those before.
+
+    ``listens`` says whether it wants to be told.
+    """
+
+    listens: bool
 
     def rounds(self) -> Iterator[Sequence[Setting]]: ...
 
@@ -24,6 +29,8 @@ class Search(Protocol):
 
 class Everything:
     """Every setting of every space, in one round."""
+
+    listens = False
 
     def __init__(self, spaces: Sequence[Space]) -> None:
         self._spaces = spaces
@@ -39,6 +46,8 @@ class Random:
 
     Equal seeds draw equal settings, and a larger budget draws the same ones first.
     """
+
+    listens = False
 
     def __init__(self, spaces: Sequence[Space], budget: int, seed: int) -> None:
         self._spaces, self._budget, self._seed = spaces, budget, seed
@@ -73,6 +82,8 @@ class Optuna:
     Bergstra et al. 2011. It proposes rounds of eight and is told their scores in order, so that
     equal seeds propose equal settings and a search that was interrupted goes on where it was.
     """
+
+    listens = True
 
     def __init__(self, spaces: Sequence[Space], budget: int, seed: int) -> None:
         try:
