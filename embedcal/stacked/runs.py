@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,33 @@ from embedcal.stacked.descent import Moments, clip, start_moments, update
 from embedcal.train import to_device
 
 Fields = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Constant:
+    """What is no tensor in a state, such as a number of groups: equal for all runs of a stack."""
+
+    value: Any
+
+
+# To torch a constant is structure, no leaf: it passes through every map unchanged.
+pytree.register_pytree_node(
+    Constant, lambda held: ([], held.value), lambda _, value: Constant(value)
+)
+
+
+def held(state: State) -> State:
+    """A state with whatever is no tensor held as a constant."""
+    return pytree.tree_map(lambda leaf: leaf if isinstance(leaf, Tensor) else Constant(leaf), state)
+
+
+def let_go(state: State) -> State:
+    """The state as its method knows it, the constants being plain values again."""
+    return pytree.tree_map(
+        lambda leaf: leaf.value if isinstance(leaf, Constant) else leaf,
+        state,
+        is_leaf=lambda leaf: isinstance(leaf, Constant),
+    )
 
 
 class Runs(NamedTuple):
@@ -52,7 +80,8 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, State]:
         more = {name: Batch(**_arguments(fields)) for name, fields in batches.more.items()}
         batch = Batch(**_arguments(batches.own), more=more, drawn=batches.drawn)
-        return self.method.loss(self.head, state, batch, hyper)
+        found, after = self.method.loss(self.head, let_go(state), batch, hyper)
+        return found, held(after)
 
 
 def _arguments(fields: Fields) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.utils import _pytree as pytree
 from embedcal.features import Features
 from embedcal.heads import Head
 from embedcal.methods.base import Batch, Gradient, Plan, State, Step, options
-from embedcal.stacked.runs import Batches, Loss, Runs, predict_classes, put, some, stack, step
+from embedcal.stacked.runs import Batches, Loss, Runs, held, predict_classes, put, some, stack, step
 from embedcal.threads import threads
 from embedcal.train import SHARED_WORK, Data, diverged, step_work, to_device
 from embedcal.types import EmbedcalError, IntArray, Split, Task
@@ -121,7 +121,8 @@ def begin(member: Member) -> Begun:
     generator = torch.Generator().manual_seed(member.seed)
     plan = member.method.prepare(member.task, generator)
     head = member.method.start_head(member.task, generator)
-    return Begun(member, generator, plan, head, to_device(member.method.init(plan), "cpu"))
+    state = held(to_device(member.method.init(plan), "cpu"))
+    return Begun(member, generator, plan, head, state)
 
 
 def _shape(begun: Begun) -> Hashable:

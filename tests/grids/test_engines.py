@@ -79,3 +79,39 @@ def test_one_engine_takes_up_what_another_began(made, sequential, tmp_path) -> N
 def test_auto_leaves_few_quick_runs_to_one_process(made, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(processes, "run", lambda *a, **k: pytest.fail("processes were started"))
     assert len(run_grid(made, tmp_path, ["dfr:c=1:refits=1"], engine="auto").done) == 3
+
+
+COUNTING = '''
+"""A method whose state holds a number beside a tensor."""
+from dataclasses import dataclass
+import torch
+from torch.nn import functional as F
+from embedcal.methods.base import Gradient, option
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counting(Gradient):
+    """Minimises the cross-entropy times the number in its state, and counts its steps."""
+
+    name = "counting"
+    power: float = option(1.0, "a factor", hyper=True)
+
+    def init(self, plan):
+        return 3, torch.zeros(())
+
+    def loss(self, head, state, batch, hyper):
+        factor, steps = state
+        assert isinstance(factor, int)
+        loss = F.cross_entropy(head(batch.x), batch.y) * factor * hyper["power"]
+        return loss + 0 * steps, (factor, steps + 1)
+'''
+
+
+def test_a_method_of_ones_own_may_keep_plain_numbers_in_its_state(photos, tmp_path) -> None:
+    file = tmp_path / "counting.py"
+    file.write_text(COUNTING)
+    for engine in ("sequential", "batched"):
+        spec = f"{file}:power=1,2:epochs=2"
+        found = grid([spec], photos, out=tmp_path / engine, seeds=2, engine=engine)
+        assert [record.get("reason") for record in found.records] == [None] * 4
+    same(outcome(tmp_path / "sequential"), outcome(tmp_path / "batched"), SHARE)

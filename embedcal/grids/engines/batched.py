@@ -79,8 +79,11 @@ def _largest(bundle: Sequence[Job], site: Site, on: Workbench) -> int:
     if not isinstance(first.method, Gradient) or len(bundle) == 1:
         return MOST
     device = torch_device(site.device)
-    task = task_of(first.method, site.place(on, first.seed, "batched"))
-    return min(MOST, largest_stack(first.method, task, free=free_memory(device)))
+    try:
+        task = task_of(first.method, site.place(on, first.seed, "batched"))
+        return min(MOST, largest_stack(first.method, task, free=free_memory(device)))
+    except Exception:
+        return MOST  # the runs will say what is wrong, each for itself
 
 
 def _stack(jobs: Sequence[Job], site: Site, on: Workbench, report: Report) -> None:
