@@ -73,7 +73,7 @@ def plain_run(task: Task, val: TensorDataset, test: TensorDataset, lr: float, ep
 
 
 def _many(cache: FeatureCache, folder: Path, *, quick: bool) -> Row:
-    runs, epochs = (4, 2) if quick else (32, 3)
+    runs, epochs = (4, 2) if quick else (32, 10)
     rates = [1e-4 * 1.1**k for k in range(runs)]
     listed = ",".join(f"{rate:.8g}" for rate in rates)
     spec = f"erm:head=projection:epochs={epochs}:lr={listed}"
@@ -92,7 +92,7 @@ def _many(cache: FeatureCache, folder: Path, *, quick: bool) -> Row:
         for rate in rates:
             plain_run(task, val, test, rate, epochs)
 
-    seconds = interleaved({"ours": ours, "plain": theirs}, repetitions=1 if quick else 3, warmup=0)
+    seconds = interleaved({"ours": ours, "plain": theirs}, repetitions=1 if quick else 2, warmup=0)
     return Row(
         name=f"grid of {runs} projection runs, {epochs} epochs each",
         ours=Reading(what="embedcal.grid", value=median(seconds["ours"]), unit="s"),

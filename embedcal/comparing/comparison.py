@@ -22,6 +22,7 @@ from embedcal.comparing.recorded import Found, Pool, collect, named, number, opt
 from embedcal.comparing.verdicts import counted, sentence, summary
 from embedcal.evaluate import Interval, Rule, Strata, bootstrap
 from embedcal.evaluate.paired import Difference, holm, paired
+from embedcal.grids.results import no_garbage
 from embedcal.scored import count
 from embedcal.types import EmbedcalError
 
@@ -120,6 +121,7 @@ class Comparison:
         return found
 
 
+@no_garbage()  # thousands of records, all of which stay
 def compare(
     runs: Sequence[str | Path] | str | Path,
     *,

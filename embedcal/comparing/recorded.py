@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import difflib
-import gc
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.evaluate.paired import COMPARABLE
-from embedcal.grids.results import load
+from embedcal.grids.results import load, no_garbage
 from embedcal.runs import RESULTS, Run, load_run
 from embedcal.types import EmbedcalError
 
@@ -98,7 +97,7 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
     if not given:
         raise EmbedcalError("expected at least one folder of runs, found none: name some")
     known: dict[str, Run] = {}
-    with _no_garbage():
+    with no_garbage():
         for path in given:
             for run in _read(Path(path)):
                 held = known.get(run.id)
@@ -163,18 +162,6 @@ def configuration(record: Mapping[str, Any]) -> str:
     """All that was set but the seed, as one text."""
     options = json.dumps(record["options"], sort_keys=True)
     return f"{record['method']} {record['variant']} {record['head']} {options}"
-
-
-@contextmanager
-def _no_garbage() -> Iterator[None]:
-    """Thousands of records live on: looking for garbage among them takes half as long again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read(path: Path) -> list[Run]:

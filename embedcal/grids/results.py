@@ -43,7 +43,7 @@ class Results:
             return
         whole = added[: added.rfind(b"\n") + 1]
         self._read += len(whole)
-        with _no_collection():
+        with no_garbage():
             for line in whole.splitlines():
                 if not line.strip():
                     continue
@@ -66,7 +66,7 @@ class Results:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_garbage() -> Iterator[None]:
     """Without the search for cycles, which goes over every record again and again."""
     running = gc.isenabled()
     gc.disable()
