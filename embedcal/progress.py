@@ -83,6 +83,8 @@ class GridView:
         self._tally: Tally | None = None
 
     def __call__(self, tally: Tally) -> None:
+        if self._tally is None:  # what came before, imports and planning, is no run's
+            self._began = time.monotonic()
         self._tally = tally
         if not self._to.is_terminal and time.monotonic() - self._told > QUIET:
             self._told = time.monotonic()
