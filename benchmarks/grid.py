@@ -92,7 +92,7 @@ def _many(cache: FeatureCache, folder: Path, *, quick: bool) -> Row:
         for rate in rates:
             plain_run(task, val, test, rate, epochs)
 
-    seconds = interleaved({"ours": ours, "plain": theirs}, repetitions=1 if quick else 2, warmup=0)
+    seconds = interleaved({"ours": ours, "plain": theirs}, repetitions=1, warmup=0)
     return Row(
         name=f"grid of {runs} projection runs, {epochs} epochs each",
         ours=Reading(what="embedcal.grid", value=median(seconds["ours"]), unit="s"),
