@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,19 @@ def test_a_method_in_a_file_works_as_one_of_ours(cache: FeatureCache, tmp_path: 
     mine.write_text(mine.read_text() + "# edited\n")
     edited = fit(str(mine), cache, epochs=2)
     assert edited.id != theirs.id
+
+
+def test_a_method_in_a_file_may_build_on_another(tmp_path: Path) -> None:
+    """In a process of its own: the method that it imports must be registered by that import."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from embedcal.methods.erm import ERM\n\n\nclass Mine(ERM):\n    name = 'mine'\n"
+    )
+    code = "import sys; from embedcal.methods import find; print(find(sys.argv[1]).name)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "mine", done.stderr
 
 
 def test_a_file_may_not_take_the_name_of_ours(cache: FeatureCache, tmp_path: Path) -> None:

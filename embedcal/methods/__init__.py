@@ -84,7 +84,9 @@ def _from_file(path: Path) -> type[Method]:
         spec.loader.exec_module(module)
     except Exception as error:
         raise EmbedcalError(f"expected {path} to import, found {error!r}: mend the file") from error
-    new = [cls for cls in REGISTRY.values() if cls.__module__ == spec.name]
+    # Neither methods that the file imports, nor those of another file of the same name.
+    made = [cls for cls in REGISTRY.values() if cls not in before.values()]
+    new = [cls for cls in made if cls.__module__ == spec.name]
     if len(new) != 1:
         raise EmbedcalError(
             f"expected {path} to define one named method, found {len(new)}: give one class a name"
