@@ -1,7 +1,7 @@
 """Work that threads cannot share, spread over short-lived copies of this process.
 
 liblinear draws from one generator for the whole process, so fits in threads would draw each other's
-numbers and no result could be had twice. A fork costs some milliseconds and copies nothing.
+numbers and no result could be had twice. A forked process shares the features and copies nothing.
 """
 
 from __future__ import annotations

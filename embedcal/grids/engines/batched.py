@@ -83,7 +83,9 @@ def _largest(bundle: Sequence[Job], site: Site, on: Workbench) -> int:
         task = task_of(first.method, site.place(on, first.seed, "batched"))
         return min(MOST, largest_stack(first.method, task, free=free_memory(device)))
     except Exception:
-        return MOST  # the runs will say what is wrong, each for itself
+        # Not lost: what cannot start fails again in `_fit`, which halves the stack until each run
+        # has its own reason; what does not fit into memory is halved there too.
+        return MOST
 
 
 def _stack(jobs: Sequence[Job], site: Site, on: Workbench, report: Report) -> None:
