@@ -17,11 +17,12 @@ from embedcal.workbench import Workbench
 
 @dataclass(kw_only=True)
 class Kept:
-    """The best epoch so far under one rule."""
+    """The best epoch so far under one rule; ``logits`` (n, C) of splits predicted already."""
 
     epoch: int
     score: float
     head: Head
+    logits: Mapping[Split, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -47,17 +48,21 @@ class Keeper:
 
     def __call__(self, epoch: int, head: Head) -> None:
         """One run's head after an epoch: predict, then :meth:`observe`."""
-        classes = {
-            split: predict(head, x).argmax(1).cpu().numpy() for split, x in self.features.items()
-        }
-        self.observe(epoch, classes, lambda: copy.deepcopy(head))
+        logits = {split: predict(head, x).cpu() for split, x in self.features.items()}
+        classes = {split: found.argmax(1).numpy() for split, found in logits.items()}
+        self.observe(epoch, classes, lambda: copy.deepcopy(head), logits)
 
     def observe(
-        self, epoch: int, classes: Mapping[Split, IntArray], head: Callable[[], Head]
+        self,
+        epoch: int,
+        classes: Mapping[Split, IntArray],
+        head: Callable[[], Head],
+        logits: Mapping[Split, Tensor] | None = None,
     ) -> None:
         """Judge an epoch by the classes (n,) predicted on each of ``features``.
 
         ``head`` makes a copy of the head; it is asked for one only if a rule keeps this epoch.
+        ``logits``, where they are at hand, are kept with it.
         """
         found = {split: evaluate_strata(classes[split], self._strata[split]) for split in classes}
         val = found["val"]
@@ -71,7 +76,9 @@ class Keeper:
             before = self.best.get(rule.name)
             if rule.improves(score, before.score if before else None):
                 kept = kept or head()
-                self.best[rule.name] = Kept(epoch=epoch, score=score, head=kept)
+                self.best[rule.name] = Kept(
+                    epoch=epoch, score=score, head=kept, logits=logits or {}
+                )
 
 
 def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule, ...]:
@@ -79,8 +86,8 @@ def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule,
     return tuple(
         rule
         for rule in rules
-        if (on.attributes or not any(need.endswith(".g") for need in rule.needs))
-        and (not rule.oracle or rule == wanted)
+        if (not rule.oracle or rule == wanted)
+        and (not rule.reads_groups or on.has_groups(rule.split or "val"))
     )
 
 
@@ -94,6 +101,8 @@ def logits_of(best: Mapping[str, Kept], on: Workbench, level: Level) -> dict[str
     for kept in best.values():
         device = next(kept.head.parameters()).device
         for split in splits:
+            if split in kept.logits:
+                found[kept.epoch, split] = kept.logits[split]
             if (kept.epoch, split) not in found:
                 x = on.features(split, level, str(device))
                 found[kept.epoch, split] = predict(kept.head, x).cpu()

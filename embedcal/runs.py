@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 RESULTS = "results.jsonl"
 PREDICTIONS = "predictions.safetensors"
 CLAIMS = ".claims"
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
@@ -110,8 +111,7 @@ class Run:
 
 def run_id(identity: Mapping[str, Any]) -> str:
     """Twelve hex digits of the SHA-256 of everything that decides a result."""
-    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(_canonical(identity).encode()).hexdigest()[:12]
 
 
 def store(

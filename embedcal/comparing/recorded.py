@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
+
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.evaluate.paired import COMPARABLE
 from embedcal.grids.results import load, no_garbage
@@ -19,6 +21,7 @@ from embedcal.types import EmbedcalError
 
 RULE_NAMES = frozenset(known.name for known in RULES)
 GROUP_METRICS = frozenset({"worst_group", "group_mean", "train_weighted"})
+_NEEDED = frozenset({"id", "method", "variant", "head", "options", "seed", "attributes"})
 
 Found = tuple[Run, Mapping[str, Any]]  # a run, and what its rule kept
 
@@ -62,8 +65,7 @@ class Pool:
         from embedcal.cache import open_cache
 
         with suppress(EmbedcalError, OSError), open_cache(Path(self.path)) as cache:
-            several = len(cache.meta.attributes) > len(self.attributes) == 1
-            names = cache.group_names(self.attributes[0] if several else None)
+            names = cache.group_names(self.attributes)
             if cache.fingerprint == self.fingerprint and len(names) == groups:
                 return names
         values = groups // max(classes, 1)
@@ -154,14 +156,21 @@ def varied(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Variant, head and the options that are not the same in all of the records."""
     names = dict.fromkeys(["variant", "head", *(key for r in records for key in r["options"])])
     return tuple(
-        name for name in names if len({json.dumps(option(record, name)) for record in records}) > 1
+        name
+        for name in names
+        if len({_comparable(option(record, name)) for record in records}) > 1
     )
 
 
 def configuration(record: Mapping[str, Any]) -> str:
     """All that was set but the seed, as one text."""
-    options = json.dumps(record["options"], sort_keys=True)
+    options = orjson.dumps(record["options"], option=orjson.OPT_SORT_KEYS).decode()
     return f"{record['method']} {record['variant']} {record['head']} {options}"
+
+
+def _comparable(value: Any) -> Any:
+    """A value as JSON holds it, as something that a set takes."""
+    return json.dumps(value) if isinstance(value, list | dict) else value
 
 
 def _read(path: Path) -> list[Run]:
@@ -185,9 +194,8 @@ def _read(path: Path) -> list[Run]:
 def _whole(record: Any) -> bool:
     if not (isinstance(record, dict) and isinstance(record.get("cache"), dict)):
         return False
-    needed = ["id", "method", "variant", "head", "options", "seed", "attributes"]
-    needed += [] if record.get("status") == "failed" else ["rules"]
-    known = isinstance(record.get("id"), str) and all(name in record for name in needed)
+    needed = _NEEDED if record.get("status") == "failed" else _NEEDED | {"rules"}
+    known = needed <= record.keys() and isinstance(record["id"], str)
     return known and "fingerprint" in record["cache"]
 
 

@@ -36,16 +36,16 @@ class Results:
     def refresh(self) -> None:
         """Read the lines that were added since the last time; a line without its end can wait."""
         try:
-            with (self.folder / RESULTS).open("rb") as file:
-                file.seek(self._read)
-                added = file.read()
+            file = (self.folder / RESULTS).open("rb")
         except FileNotFoundError:
             return
-        whole = added[: added.rfind(b"\n") + 1]
-        self._read += len(whole)
-        with no_garbage():
-            for line in whole.splitlines():
-                if not line.strip():
+        with file, no_garbage():
+            file.seek(self._read)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._read += len(line)
+                if line.isspace():
                     continue
                 try:
                     record = orjson.loads(line)
@@ -73,6 +73,9 @@ def no_garbage() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # what was read is old at once, and not gone over now
+            gc.freeze()
+            gc.unfreeze()
         if running:
             gc.enable()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
@@ -147,6 +147,10 @@ class Method(ABC):
 
     def record(self) -> dict[str, Any]:
         """Every resolved option by name, as JSON holds it."""
+        return dict(self._record)
+
+    @cached_property
+    def _record(self) -> Mapping[str, Any]:
         return {
             item.name: list(v) if isinstance(v := getattr(self, item.name), tuple) else v
             for item in options(type(self))
@@ -374,12 +378,17 @@ def default_of(item: Field[Any]) -> Any:
 
 def _admits(hint: Any, value: Any) -> bool:
     """Whether a value is of an option's type; an int is a float, a bool is neither."""
-    kinds = get_args(hint) or (hint,)
-    if hint in (float, int) or float in kinds or int in kinds:
-        if isinstance(value, bool):
-            return False
-        if float in kinds and isinstance(value, int):
-            return True
+    kinds = _kinds(hint)
+    return type(value) in kinds or (
+        isinstance(value, kinds)
+        and not (isinstance(value, bool) and (int in kinds or float in kinds))
+    )
+
+
+@cache
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that an option of this hint may have."""
     if getattr(hint, "__origin__", None) is tuple:
-        return isinstance(value, tuple)
-    return isinstance(value, kinds)
+        return (tuple,)
+    kinds = get_args(hint) or (hint,)
+    return (*kinds, int) if float in kinds else kinds
