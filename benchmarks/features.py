@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.table import Table
 
 from embedcal.cache import open_cache
-from embedcal.caching import import_npz
 from embedcal.demo import KINDS, Row, every_entry, fit_entry
+from embedcal.interchange import import_from
 from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
 
@@ -59,7 +59,7 @@ def main() -> None:
         os.environ["EMBEDCAL_HOME"] = str(home)
         path = home / "features.h5"
         if not path.exists():
-            import_npz(given.file, attributes=(given.attribute,), out=path)
+            import_from(given.file, attributes=(given.attribute,), out=path)
         rows, refused = compare(path, given.seeds)
     console = Console(width=None if Console().is_terminal else 140)
     console.print(table(rows, f"{given.file.name}, {given.seeds} head seeds"))

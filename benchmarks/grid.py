@@ -156,7 +156,7 @@ def _records(cache: FeatureCache, folder: Path, *, quick: bool) -> Row:
     with _one_thread():
         first = grid(["erm:head=linear:epochs=1"], cache, seeds=1, out=folder, device="cpu")
         site = Site(
-            cache=cache.meta.path, attribute=None, folder=folder, device="cpu",
+            cache=cache.meta.path, attributes=on.attributes, folder=folder, device="cpu",
             select="val.worst_group",
         )  # fmt: skip
         jobs = plan(settings_of([parse(spec)]), range(seeds), site, on)

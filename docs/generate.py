@@ -1,6 +1,6 @@
 """Write the pages of the reference that are made from the code, and refresh shown numbers.
 
-python docs/generate.py              reference/cli.md, methods.md and api.md
+python docs/generate.py              reference/cli.md, methods.md, api.md, named-data-sets.md
 python docs/generate.py --check      write nothing; fail where one of them differs
 python docs/generate.py --numbers    run the tutorials and how-tos, put their numbers in
 python docs/generate.py --demo       run the demo, put its table into README.md
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import blocks
+from datasets_page import datasets_page
 from markdown_text import MADE, fence, page, prose
 from methods_page import methods_page
 
@@ -32,6 +33,7 @@ def pages() -> dict[Path, str]:
         Path("reference/cli.md"): cli_page(),
         Path("reference/methods.md"): methods_page(),
         Path("reference/api.md"): api_page(),
+        Path("reference/named-data-sets.md"): datasets_page(),
     }
 
 
@@ -49,6 +51,9 @@ def cli_page() -> str:
     parts += ["## embedcal", _help([])]
     for name in names:
         parts += [f"## embedcal {name}", _help([name])]
+        for inner in getattr(command.commands[name], "commands", ()):
+            if name == "datasets":
+                parts += [f"### embedcal {name} {inner}", _help([name, inner])]
         if name == "fit":
             parts += [
                 "METHOD is one of [the methods](methods.md), or a file that defines one: "

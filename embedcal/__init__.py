@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from embedcal.cache import import_features as import_features
     from embedcal.cache import open_cache as open  # noqa: F401
     from embedcal.cache import verify as verify
+    from embedcal.checking import check as check
     from embedcal.comparing import compare as compare
     from embedcal.comparing import sensitivity as sensitivity
     from embedcal.datasets import ReadOptions as ReadOptions
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from embedcal.grids import Setting as Setting
     from embedcal.grids import grid as grid
     from embedcal.grids import merge as merge
+    from embedcal.interchange import export_features as export_features
+    from embedcal.interchange import import_from as import_from
+    from embedcal.obtaining import obtain as obtain
     from embedcal.reproducing.running import reproduce as reproduce
     from embedcal.runs import Run as Run
     from embedcal.studies import study as study
@@ -48,12 +52,16 @@ _HOMES = {
     "Run": ("embedcal.runs", "Run"),
     "Setting": ("embedcal.grids", "Setting"),
     "cache": ("embedcal", "cache"),
+    "check": ("embedcal.checking", "check"),
     "compare": ("embedcal.comparing", "compare"),
+    "export_features": ("embedcal.interchange", "export_features"),
     "fit": ("embedcal.fitting", "fit"),
     "grid": ("embedcal.grids", "grid"),
     "import_features": ("embedcal.cache", "import_features"),
+    "import_from": ("embedcal.interchange", "import_from"),
     "merge": ("embedcal.grids", "merge"),
     "load_encoder": ("embedcal.encoders.load", "load_encoder"),
+    "obtain": ("embedcal.obtaining", "obtain"),
     "open": ("embedcal.cache", "open_cache"),
     "read_manifest": ("embedcal.datasets", "read_manifest"),
     "reproduce": ("embedcal.reproducing.running", "reproduce"),

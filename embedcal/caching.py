@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from embedcal.datasets.places import data_dir, last_cache, remember_last_cache
 from embedcal.types import EmbedcalError
@@ -18,6 +15,8 @@ if TYPE_CHECKING:
     from embedcal.datasets.manifest import Manifest
     from embedcal.datasets.options import ReadOptions
     from embedcal.encoders.base import Encoder
+
+EMBEDDED = ("birds", "digits")  # made from what the package brings: there tiny is the backbone
 
 
 def cache(  # noqa: PLR0913 - the front door: each is an option of the command
@@ -40,14 +39,15 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     Args:
         source: a benchmark's name (``waterbirds``, ``birds``), a CSV file, or a folder.
         backbone: ``tiny``, OpenAI's or open_clip's name, ``path/to/file.py:Name``; by default
-            ``tiny`` for the embedded birds, else ``RN50``.
+            ``tiny`` for the embedded data sets, else ``RN50``.
         pretrained: a tag of open_clip's, or a file with weights.
         precision: arithmetic of the encoder, ``fp32``, ``bf16`` or ``fp16``.
         device: ``auto`` is the accelerator where there is one.
         root: folder of the images.
         out: the file; by default one named by its content in the user's data directory.
-        templates: ``openai`` (the 80), ``simple``, ``photo2``, or a file with one per line.
-        read: how the source is read: columns, class names, prompts, strictness.
+        templates: ``openai`` (the 80), ``simple``, ``photo2``, or a file with one per line; of a
+            JSON file of several lists the one under the data set's name, or ``FILE#KEY``.
+        read: how the source is read: columns, class names, prompts, descriptions, crop.
         build: what is kept, batch size, threads, what an unreadable image does.
         explain_miss: note how the cache used last differs from the one asked for.
         progress: called while building.
@@ -61,12 +61,13 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     from embedcal.cache import BuildOptions, build_cache
     from embedcal.datasets.read import read_manifest
     from embedcal.encoders.load import load_encoder
-    from embedcal.encoders.templates import templates as read_templates
+    from embedcal.encoders.templates import choose, load
 
-    lines = read_templates(templates)
+    listed = load(templates)  # before anything that takes time
     manifest = read_manifest(source, root=root, options=read)
+    lines = choose(listed, templates, manifest.name)
     encoder = load_encoder(
-        backbone or ("tiny" if str(source) == "birds" else "RN50"),
+        backbone or ("tiny" if str(source) in EMBEDDED else "RN50"),
         pretrained=pretrained,
         precision=precision,
         device=_device(device),
@@ -78,58 +79,6 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     report = build_cache(manifest, encoder, options=options, progress=progress)
     remember_last_cache(report.path)
     return replace(report, notes=(*missed, *report.notes))
-
-
-def import_npz(
-    file: Path,
-    *,
-    out: Path | None = None,
-    name: str | None = None,
-    features: str = "features",
-    attributes: Sequence[str] = (),
-    classes: str | None = None,
-    values: str | None = None,
-) -> Path:
-    """A cache from an ``.npz`` of features (n, d), ``y`` (n,), ``split`` (n,) 0, 1, 2.
-
-    ``attributes`` name further arrays (n,) of attribute values, -1 for unknown. ``classes`` and
-    ``values`` are names separated by commas. Nothing in the file is unpickled.
-    Raises EmbedcalError for a missing array, and for whatever the arrays themselves get wrong.
-    """
-    from zipfile import BadZipFile
-
-    from embedcal.cache import import_features
-    from embedcal.cache.importing import Names
-    from embedcal.datasets.options import attributes_of, names_of
-
-    wanted = (features, "y", "split", *attributes)
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            missing = [array for array in wanted if array not in arrays.files]
-            if missing:
-                raise EmbedcalError(
-                    f"expected arrays {', '.join(wanted)} in {file}, found "
-                    f"{', '.join(arrays.files)}: name others with --features and --attribute"
-                )
-            found = {array: arrays[array] for array in wanted}
-    except (OSError, ValueError, BadZipFile) as error:
-        raise EmbedcalError(f"expected an .npz of plain arrays at {file}, found {error}") from None
-    given = attributes_of(values) if values else {}
-    named = dict.fromkeys(attributes[:1], given) if isinstance(given, str) else given
-    path = import_features(
-        found[features],
-        found["y"],
-        found["split"],
-        {attribute: found[attribute] for attribute in attributes},
-        names=Names(
-            dataset=name or file.stem,
-            classes=names_of(classes, what="class names") or (),
-            values={k: names_of(v, what="value names") or () for k, v in named.items()},
-        ),
-        out=out,
-    )
-    remember_last_cache(path)
-    return path
 
 
 def which_cache(path: str | Path | None) -> Path:
@@ -154,7 +103,8 @@ def which_cache(path: str | Path | None) -> Path:
 
 def _explain(manifest: Manifest, encoder: Encoder, options: BuildOptions) -> tuple[str, ...]:
     """How the cache used last differs from what is asked for now."""
-    from embedcal.cache import explain_miss, identity_of, open_cache
+    from embedcal.cache import explain_miss, open_cache
+    from embedcal.cache.build import identity_of
 
     before = last_cache()
     if before is None or not before.is_file():

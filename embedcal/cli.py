@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands import caches, grids, runs, studies
+from embedcal.commands import caches, datasets, features, grids, runs, studies
 from embedcal.commands.by_method import CONTEXT, in_order
 from embedcal.commands.shared import say
 from embedcal.errors import EmbedcalError
@@ -21,6 +21,7 @@ from embedcal.errors import EmbedcalError
 ORDER = (
     "demo", "cache", "fit", "grid", "compare", "sensitivity", "study", "reproduce",
     "info", "verify", "methods", "datasets", "merge", "import-features",
+    "export-features",
 )  # fmt: skip
 app = typer.Typer(
     name="embedcal",
@@ -85,5 +86,5 @@ def _usage(error: Any) -> int:
     return _fail(message.replace("\n", " ") + see)
 
 
-for group in (runs, caches, grids, studies):
+for group in (runs, caches, features, datasets, grids, studies):
     group.register(app)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ def fit(
     *,
     seed: int = 0,
     select: str | None = None,
-    attribute: str | None = None,
+    attribute: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     **options: Any,
@@ -43,9 +43,10 @@ def fit(
         method: a name (``erm``), or a file ``path.py`` that defines a method.
         cache: an open cache.
         seed: decides everything random, through one generator.
-        select: a rule of ``embedcal.evaluate``; by default ``val.worst_group`` where attributes
-            exist, else ``val.worst_class``. ``oracle.worst_group`` looks at the test split.
-        attribute: the one that makes the groups; the product of the cache's by default.
+        select: a rule of ``embedcal.evaluate``; by default ``val.worst_group`` where any row of
+            val is in a group, else ``val.worst_class``. ``oracle.worst_group`` looks at test.
+        attribute: the one that makes the groups, or several for the product of their values, in
+            any order; all of the cache's by default.
         out: folder of runs; by default one of the cache's own under the user's data directory.
         device: where the head is trained; ``auto`` is the accelerator where there is one.
         options: the method's own, ``variant`` among them.
@@ -73,7 +74,7 @@ def fit_on(
 ) -> Run:
     """:func:`fit` over a workbench that several runs share."""
     resolved = configure(method, options).resolve(on.offer)
-    wanted = rule(select) if select else default_rule(bool(on.attributes))
+    wanted = rule(select) if select else default_rule(on.has_groups("val"))
     if not isinstance(seed, int) or seed < 0:
         raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
     runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
@@ -147,9 +148,11 @@ def task_of(method: Method, place: Place) -> Task:
 
 
 def check_rule(wanted: Rule, on: Workbench) -> None:
-    if not on.attributes and any(need.endswith(".g") for need in wanted.needs):
+    """EmbedcalError where a rule reads groups of a split that has none."""
+    if wanted.reads_groups and not on.has_groups(wanted.split or "val"):
+        where = f"{wanted.split} of " if on.attributes else ""
         raise EmbedcalError(
-            f"expected attribute labels for the rule '{wanted.name}', found none in "
+            f"expected attribute labels for the rule '{wanted.name}', found none in {where}"
             f"{on.cache.meta.path.name}: choose val.worst_class, val.mean or last"
         )
 

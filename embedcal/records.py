@@ -18,7 +18,7 @@ from embedcal.evaluate import (
 from embedcal.keep import Kept
 from embedcal.methods import labels_of
 from embedcal.methods.base import Method, Solver
-from embedcal.types import Split
+from embedcal.types import Split, TextBank
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -43,9 +43,13 @@ def selection_of(method: Method, wanted: Rule) -> str:
 
 
 def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
-    """What a record says of a run before it is fitted."""
+    """What a record says of a run before it is fitted.
+
+    A method that reads the class prompts and no label has them for its classifier: the record
+    says which they are.
+    """
     meta = on.cache.meta
-    return {
+    found: dict[str, Any] = {
         "method": method.name,
         "variant": method.variant,
         "head": method.head_name,
@@ -60,6 +64,19 @@ def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
         },
         "attributes": list(on.attributes),
     }
+    reads_labels = any(need.endswith((".y", ".g", ".a")) for need in labels_of(method))
+    if "text.class" in method.needs and not reads_labels:
+        bank = on.cache.text("class").first(method.n_templates)
+        found["prompts"] = prompts_of(bank)
+    return found
+
+
+def prompts_of(bank: TextBank) -> dict[str, Any]:
+    """The texts that a bank is made of: prompts with templates, or with descriptions of each."""
+    found: dict[str, Any] = {"prompts": list(bank.prompts)}
+    if bank.descriptions:
+        return {**found, "descriptions": [list(texts) for texts in bank.descriptions]}
+    return {**found, "templates": list(bank.templates)}
 
 
 def by_rule(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,8 @@ def mapped(folder: Path) -> Shared:
     return found
 
 
-def workbench(cache: FeatureCache, attribute: str | None, shared: Shared) -> Workbench:
+def workbench(cache: FeatureCache, attributes: Sequence[str], shared: Shared) -> Workbench:
     """A workbench that reads these arrays instead of the cache's own."""
-    on = Workbench(cache, attribute)
+    on = Workbench(cache, attributes)
     on.lend({key: Examples(split=key[0], arrays=arrays) for key, arrays in shared.items()})
     return on

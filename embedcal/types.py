@@ -91,8 +91,9 @@ class Examples:
 class TextBank:
     """Text features of every prompt of one bank through every template, none averaged.
 
-    ``pooled`` (P, T, wt) is what the text projection eats (the EOT state after the last layer
-    norm), ``embedding`` (P, T, d) what it gives, un-normalised.
+    Where ``descriptions`` hold texts of their own for each prompt, T is their number for each, and
+    there are no templates. ``pooled`` (P, T, wt) is what the text projection eats (the EOT state
+    after the last layer norm), ``embedding`` (P, T, d) what it gives, un-normalised.
     """
 
     name: str
@@ -100,10 +101,11 @@ class TextBank:
     templates: tuple[str, ...]
     embedding: FloatArray
     pooled: FloatArray | None = None
+    descriptions: tuple[tuple[str, ...], ...] = ()
 
     def first(self, templates: int) -> TextBank:
-        """The bank with its first so many templates; 0 or more than it has: all of them."""
-        if templates == 0 or templates >= len(self.templates):
+        """The bank with its first so many templates or descriptions; 0, or too many: all."""
+        if templates == 0 or templates >= self.embedding.shape[1]:
             return self
         return TextBank(
             name=self.name,
@@ -111,6 +113,7 @@ class TextBank:
             templates=self.templates[:templates],
             embedding=self.embedding[:, :templates],
             pooled=None if self.pooled is None else self.pooled[:, :templates],
+            descriptions=tuple(texts[:templates] for texts in self.descriptions),
         )
 
 
@@ -136,6 +139,7 @@ class Task:
     """All that a method may see. There is no test split in it.
 
     ``train`` and ``val`` carry only what the method declares in ``needs``; so does ``text``.
+    ``logit_scale`` is there without a projection too, where features came with their text.
     ``stage`` is what its stage run found, for a method that has one (``embedcal.methods.base``).
     """
 
@@ -145,6 +149,7 @@ class Task:
     projection: Projection | None
     n_classes: int
     n_attributes: int
+    logit_scale: float | None = None
     stage: Any = None
 
     @property

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
 from embedcal.evaluate import Strata, strata
-from embedcal.types import LEVELS, EmbedcalError, Examples, Level, Split, Task
+from embedcal.types import LEVELS, SPLITS, EmbedcalError, Examples, Level, Split, Task, TextBank
 
 if TYPE_CHECKING:
     from embedcal.features import Features
@@ -21,34 +21,36 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Workbench:
-    """One cache under one choice of attribute; every run over it is served from here.
+    """One cache under one choice of attributes; every run over it is served from here.
 
-    ``attribute`` names the attribute whose values, with the classes, make the groups; None takes
-    the product of all that the cache has. Each split of a level is read once and kept, so that
-    many runs share one copy of the features.
+    ``attribute`` names the one whose values, with the classes, make the groups, or several, for
+    the product of their values; None takes all that the cache has. Each split of a level is read
+    once and kept, so that many runs share one copy of the features.
     """
 
     cache: FeatureCache
-    attribute: str | None = None
+    attribute: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        known = [name for name, _ in self.cache.meta.attributes]
-        if self.attribute is not None and self.attribute not in known:
-            raise EmbedcalError(
-                f"expected an attribute of {self.cache.meta.path.name}, found "
-                f"'{self.attribute}': choose {', '.join(known) or 'none, it has none'}"
-            )
+        _ = self.attributes  # a name that the cache lacks is an error at once
 
-    @property
+    @cached_property
     def attributes(self) -> tuple[str, ...]:
-        """Names of the attributes that make the groups; empty where there are none."""
-        if self.attribute is not None:
-            return (self.attribute,)
-        return tuple(name for name, _ in self.cache.meta.attributes)
+        """Names of the attributes that make the groups, in the cache's order; none: empty."""
+        return self.cache.meta.chosen(self.attribute)
 
     @property
     def n_attributes(self) -> int:
-        return self.cache.n_attributes(self.attribute) if self.attributes else 0
+        """Values of the chosen attribute, or of the product; 0 without any."""
+        return self.cache.n_attributes(self.attributes)
+
+    def has_groups(self, split: Split) -> bool:
+        """Whether any row of a split is in a group."""
+        return split in self._with_groups
+
+    @cached_property
+    def _with_groups(self) -> frozenset[Split]:
+        return frozenset(split for split in SPLITS if self.cache.has_groups(split, self.attributes))
 
     @cached_property
     def offer(self) -> Offer:
@@ -99,7 +101,7 @@ class Workbench:
 
     def _read(self, split: Split, level: Level) -> Examples:
         if level != "tokens":
-            return self.cache.split(split, level, attribute=self.attribute)
+            return self.cache.split(split, level, attribute=self.attributes)
         from embedcal.features import StoredTokens
 
         labelled: Level = "embedding" if "embedding" in self.cache.meta.levels else "pooled"
@@ -146,11 +148,41 @@ class Workbench:
         return Task(
             train=self._withhold(self.split("train", method.level), needs),
             val=self._withhold(self.split("val", method.level), needs),
-            text={bank: cache.text(bank).first(method.n_templates) for bank in wanted},
+            text={bank: self._bank(bank, method) for bank in wanted},
             projection=cache.projection() if "projection" in needs else None,
+            logit_scale=cache.logit_scale if "projection" in needs else None,
             n_classes=cache.n_classes,
             n_attributes=self.n_attributes or 1,
         )
+
+    def _bank(self, name: str, method: Method) -> TextBank:
+        """The prompts of a bank as far as the method sees them.
+
+        A method that reads contexts beside groups takes value a for prompt a. So of the contexts of
+        several attributes it gets those of the one that makes the groups; a product has none.
+        """
+        bank, sizes = self.cache.text(name), dict(self.cache.meta.attributes)
+        by_value = name == "context" and {"train.g", "val.g"} & method.needs
+        if by_value and len(self.attributes) > 1:
+            raise EmbedcalError(
+                f"expected one attribute for the context prompts of {method.name}, found the "
+                f"product of {', '.join(self.attributes)}: name one with --attribute"
+            )
+        if by_value and len(sizes) > 1:
+            start = 0
+            for attribute, values in sizes.items():
+                if attribute in self.attributes:
+                    own = slice(start, start + len(values))
+                    bank = replace(
+                        bank,
+                        prompts=bank.prompts[own],
+                        descriptions=bank.descriptions[own],
+                        embedding=bank.embedding[own],
+                        pooled=None if bank.pooled is None else bank.pooled[own],
+                    )
+                    break
+                start += len(values)
+        return bank.first(method.n_templates)
 
     def _withhold(self, examples: Examples, needs: frozenset[str]) -> Examples:
         split, known = examples.split, _known(examples, needs)

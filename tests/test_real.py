@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from embedcal.cache import BuildOptions, open_cache, verify
-from embedcal.caching import cache, import_npz
+from embedcal.caching import cache
 from embedcal.encoders.load import load_encoder
 from embedcal.fitting import fit
+from embedcal.interchange import import_from
 
 
 @pytest.mark.slow
@@ -56,7 +57,7 @@ def test_methods_order_on_real_features_as_the_literature_says(
     real_data: Path, tmp_path: Path
 ) -> None:
     """ERM's worst group under 0.60, Group DRO's at least 0.10 above it, DFR's at 0.80 or more."""
-    path = import_npz(
+    path = import_from(
         real_data / "waterbirds-effnetlite0.npz",
         name="waterbirds", attributes=("place",), classes="landbird,waterbird",
         values="land,water", out=tmp_path / "effnet.h5",

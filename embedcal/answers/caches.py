@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Group, RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from embedcal.tables import facts, group_table, plain_table, shown
 from embedcal.types import SPLITS
@@ -50,8 +48,8 @@ def cache_report(report: BuildReport) -> RenderableType:
         limit = f" (limited by {report.limiting})" if report.limiting else ""
         pairs["rates"] = ", ".join(rates) + limit
         pairs["seconds"] = f"{report.seconds['total']:.1f}"
-    for note in report.notes:
-        pairs["note"] = note
+    if report.notes:
+        pairs["note"] = "\n".join(map(shown, report.notes))
     parts: list[RenderableType] = [facts(pairs)]
     if report.skipped:
         table = plain_table(f"{len(report.skipped):,} images could not be read")
@@ -93,6 +91,11 @@ def info_record(cache: FeatureCache) -> dict[str, Any]:
         "groups": {"names": list(cache.group_names()), "counts": _counts(cache)},
         "banks": {bank: list(cache.text(bank).prompts) for bank in cache.banks},
         "templates": len(meta.templates),
+        "template_texts": list(meta.templates),
+        "descriptions": {
+            bank: [list(texts) for texts in each]
+            for bank, each in meta.ingredients.descriptions.items()
+        },
         "warnings": list(meta.warnings),
         "identity": meta.identity,
         "fingerprint": meta.fingerprint,
@@ -119,7 +122,6 @@ def info_report(cache: FeatureCache) -> RenderableType:
         f"{name} {'x'.join(map(str, level['shape']))} {level['stored']}"
         for name, level in record["levels"].items()
     )
-    banks = (f"{bank} ({len(prompts)})" for bank, prompts in record["banks"].items())
     pairs: dict[str, object] = {
         "cache": record["path"],
         "data set": f"{record['dataset']}, {record['rows']:,} rows"
@@ -127,7 +129,7 @@ def info_report(cache: FeatureCache) -> RenderableType:
         "encoder": f"{record['backbone']} ({record['weights']}), {record['library']}, "
         f"{record['precision']}",
         "levels": "; ".join(levels),
-        "text": f"{', '.join(banks)} x {record['templates']} templates" if cache.banks else "none",
+        **_text_facts(record),
         "size": f"{record['bytes'] / 1e6:,.1f} MB",
         "created": record["created"],
         "fingerprint": record["fingerprint"][:16],
@@ -139,36 +141,19 @@ def info_report(cache: FeatureCache) -> RenderableType:
     return Group(*parts)
 
 
-def datasets_record() -> dict[str, Any]:
-    from embedcal.datasets.benchmarks import benchmark, benchmark_names
-
-    known = {name: benchmark(name) for name in benchmark_names()}
-    return {
-        "datasets": {
-            name: {
-                "title": facts_of.title,
-                "classes": list(facts_of.classes),
-                "attributes": {key: list(values) for key, values in facts_of.attributes.items()},
-                "counts": {split: list(counts) for split, counts in facts_of.counts.items()},
-                "source": facts_of.source,
-                "licence": facts_of.licence,
-                "automatic": facts_of.rendered,
-            }
-            for name, facts_of in known.items()
-        }
-    }
-
-
-def datasets_report() -> Table:
-    table = plain_table()
-    for column in ("name", "what it is", "classes", "attribute", "images"):
-        table.add_column(column, overflow="fold")
-    for name, known in datasets_record()["datasets"].items():
-        values = "; ".join(", ".join(names) for names in known["attributes"].values())
-        images = "drawn at first use" if known["automatic"] else "yours: --root FOLDER"
-        cells = (name, known["title"], ", ".join(known["classes"]), values, images)
-        table.add_row(*map(shown, cells))
-    table.caption = escape(
-        "or a CSV file (path,y,a,split), or a folder split/class/[attribute/]image"
-    )
-    return table
+def _text_facts(record: dict[str, Any]) -> dict[str, object]:
+    """The banks with what they are encoded through, and the first text of each kind."""
+    described, templates = record["descriptions"], record["template_texts"]
+    banks = {name: f"{name} ({len(prompts)})" for name, prompts in record["banks"].items()}
+    plain = ", ".join(banks[name] for name in banks if name not in described)
+    parts = [f"{plain} x {len(templates)} templates"] if plain else []
+    parts += [f"{banks[name]} x {len(each[0])} descriptions" for name, each in described.items()]
+    found: dict[str, object] = {"text": shown("; ".join(parts) or "none")}
+    if templates:
+        found["templates"] = shown(f"the first is '{templates[0]}'")
+    if described:
+        first = next(iter(described.values()))[0][0]
+        found["descriptions"] = shown(f"the first is '{first}'")
+    if "center_crop" in record["preprocessing"]:
+        found["crop"] = f"{record['preprocessing']['center_crop']} pixels at the centre"
+    return found

@@ -21,6 +21,7 @@ from embedcal.cache.contents import (
     same_labels,
     text_arrays,
 )
+from embedcal.cache.cropping import crop_for
 from embedcal.cache.digests import digest_files, digest_table
 from embedcal.cache.encoding import (
     BuildOptions,
@@ -100,7 +101,8 @@ def build_cache(
     with clock("hash"):
         identity = _identity(manifest, encoder, options, progress)
     labels = label_arrays(manifest, identity)
-    target, notes = cache_target(manifest, encoder.meta.name, identity, options.out)
+    target, moved = cache_target(manifest, encoder.meta.name, identity, options.out)
+    notes = (*_notes(manifest, encoder), *moved)
     with CacheWriter(target) as writer, ExitStack() as opened:
         relatives = [opened.enter_context(cache) for cache in _relatives(target, identity)]
         for cache in relatives:
@@ -158,16 +160,17 @@ def _identity(
     manifest: Manifest, encoder: Encoder, options: BuildOptions, progress: Progress
 ) -> Identity:
     meta = encoder.meta
-    levels = _levels(encoder, options)
+    levels, crop = _levels(encoder, options), crop_for(manifest, meta)
     prompts = {bank: given for bank, given in manifest.prompts.items() if given and meta.has_text}
-    templates = options.templates if prompts else ()
+    descriptions = {bank: each for bank, each in manifest.descriptions.items() if bank in prompts}
+    templates = options.templates if prompts.keys() - descriptions.keys() else ()
     for template in templates:
         if "{}" not in template:
             raise EmbedcalError(
                 f"expected {{}} in every template, found {template!r}: write {{}} where the prompt "
                 "goes"
             )
-    if prompts and not templates:
+    if prompts.keys() - descriptions.keys() and not templates:
         raise EmbedcalError('expected at least one template, found none: give "a photo of a {}."')
     rows = digest_files(
         [manifest.root / path for path in manifest.paths],
@@ -179,13 +182,28 @@ def _identity(
     return Identity(
         encoder=meta.name,
         weights_sha256=meta.weights_sha256,
-        preprocessing=meta.preprocessing,
+        preprocessing={**meta.preprocessing, **({} if crop is None else {"center_crop": crop})},
         precision=meta.precision,
         levels=levels,
         templates=templates,
         prompts=prompts,
         rows=rows,
+        descriptions=descriptions,
     )
+
+
+def _notes(manifest: Manifest, encoder: Encoder) -> tuple[str, ...]:
+    """What is done, or left undone, because the encoder has no text tower."""
+    meta, notes = encoder.meta, []
+    crop = crop_for(manifest, meta)
+    if crop is not None and manifest.crop is None:
+        notes.append(
+            f"images are cropped to {crop} pixels at the centre, as is usual for {manifest.name} "
+            f"with an encoder without a text tower such as {meta.name}: --crop none leaves it out"
+        )
+    if manifest.descriptions and not meta.has_text:
+        notes.append(f"descriptions are left out: {meta.name} has no text tower")
+    return tuple(notes)
 
 
 def _levels(encoder: Encoder, options: BuildOptions) -> dict[str, str]:

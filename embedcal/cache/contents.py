@@ -83,14 +83,19 @@ def text_arrays(
     identity: Identity,
     progress: Callable[[int, int], None],
 ) -> Arrays:
-    """Every prompt through every template, none averaged; nothing for image-only encoders."""
-    if not identity.prompts:
-        return {}
-    arrays: Arrays = {"/templates": text_array(identity.templates, "templates")}
-    total = sum(map(len, identity.prompts.values())) * len(identity.templates)
+    """Every prompt through every template, or its descriptions; none averaged.
+
+    Nothing for image-only encoders.
+    """
+    arrays: Arrays = {}
+    if identity.templates:
+        arrays["/templates"] = text_array(identity.templates, "templates")
+    banks = {bank: _texts(identity, bank) for bank in identity.prompts}
+    total = sum(map(len, banks.values()))
     done = 0
-    for bank, prompts in identity.prompts.items():
-        texts = [t.replace("{}", prompt) for prompt in prompts for t in identity.templates]
+    for bank, texts in banks.items():
+        prompts = identity.prompts[bank]
+        each = len(texts) // len(prompts)
         parts: dict[str, list[FloatArray]] = {}
         for start in range(0, len(texts), _TEXT_BATCH):
             batch = texts[start : start + _TEXT_BATCH]
@@ -100,6 +105,9 @@ def text_arrays(
             progress(done, total)
         path = f"/text/{escape_name(bank)}"
         arrays[f"{path}/prompt"] = text_array(prompts, "prompts")
+        if bank in identity.descriptions:
+            described = text_array(texts, "descriptions")
+            arrays[f"{path}/text"] = described.reshape(len(prompts), each)
         for name, shape in encoder.meta.text_shapes.items():
             features = np.concatenate(parts[name]).astype("<f4")
             if not np.isfinite(features).all():
@@ -107,9 +115,16 @@ def text_arrays(
                     f"expected finite text features, found NaN or infinity in bank '{bank}': "
                     "encode in fp32, or check the weights"
                 )
-            wanted = (len(prompts), len(identity.templates), *shape)
-            arrays[f"{path}/{name}"] = features.reshape(wanted)
+            arrays[f"{path}/{name}"] = features.reshape(len(prompts), each, *shape)
     return arrays
+
+
+def _texts(identity: Identity, bank: str) -> list[str]:
+    """What is encoded for a bank, prompt by prompt."""
+    if bank in identity.descriptions:
+        return [text for texts in identity.descriptions[bank] for text in texts]
+    templates, prompts = identity.templates, identity.prompts[bank]
+    return [template.replace("{}", prompt) for prompt in prompts for template in templates]
 
 
 def projection_arrays(projection: Projection | None) -> Arrays:
@@ -173,7 +188,7 @@ def assemble(
         "weights": meta.weights,
         "weights_sha256": meta.weights_sha256,
         "library": meta.library,
-        "preprocessing": dict(meta.preprocessing),
+        "preprocessing": dict(identity.preprocessing),
         "precision": meta.precision,
         "levels": dict(identity.levels),
         "attributes": [attribute.name for attribute in manifest.attributes],

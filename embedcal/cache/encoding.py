@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.contents import cut_reason
+from embedcal.cache.cropping import crop_for, cropping
 from embedcal.cache.digests import digest_table, forget
 from embedcal.cache.format import OK, UNREADABLE
 from embedcal.cache.reading import ChangedFileError, PixelBatch, read_batches
@@ -111,7 +112,7 @@ def encode_images(
     batches = read_batches(
         [manifest.root / path for path in manifest.paths],
         digests,
-        encoder.prepare,
+        cropping(encoder.prepare, crop_for(manifest, encoder.meta)),
         start=writer.rows_done,
         batch_size=options.batch_size,
         workers=worker_count(options.workers),

@@ -34,7 +34,8 @@ class Entry:
     """One array that a cache must or may hold.
 
     ``<name>`` in a path stands for a name that the data brings. Equal letters in shapes are equal
-    numbers throughout the file, except those of ``LOCAL``, which belong to one ``<name>``.
+    numbers throughout the file, except those of ``LOCAL``, which belong to one ``<name>``, and
+    those of ``DESCRIBED``, which do so in a bank that has ``/text/<name>/text``.
     """
 
     path: str
@@ -54,6 +55,7 @@ class Entry:
 
 
 LOCAL = frozenset("PA")  # prompts of one bank, values of one attribute
+DESCRIBED = LOCAL | {"T"}  # a bank with texts of its own has as many a prompt as it likes
 
 
 def _entry(path: str, dtypes: str, shape: str, need: Literal["MUST", "MAY"], meaning: str) -> Entry:
@@ -87,6 +89,7 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("/images/tokens", "<f4 <f2", "N L M", "MAY", "tokens or the spatial map, row-major"),
     _entry("/templates", "text", "T", "MAY", "prompt templates, {} where the prompt goes"),
     _entry("/text/<name>/prompt", "text", "P", "MAY", "prompts of one bank"),
+    _entry("/text/<name>/text", "text", "P T", "MAY", "texts in place of prompt and template"),
     _entry("/text/<name>/pooled", "<f4", "P T V", "MAY", "what the text projection eats"),
     _entry("/text/<name>/embedding", "<f4", "P T D", "MAY", "joint space, none averaged"),
     _entry("/projection/image_weight", "<f4", "D W", "MAY", "embedding = pooled @ weight.T + bias"),

@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ class Identity:
 
     ``levels`` maps each stored level to its stored type; ``prompts`` and ``templates`` are empty
     for an image-only encoder; ``rows`` (N, 32) holds the SHA-256 of each image's bytes in row
-    order, zeros where no bytes could be read. The library's version and the batch size are
-    recorded beside it, not in it: they move features by rounding only.
+    order, zeros where no bytes could be read. A bank in ``descriptions`` has texts of its own, as
+    many for each of its prompts, which took the place of prompt and template. The library's
+    version and the batch size are recorded beside it, not in it: they move features by rounding.
     """
 
     encoder: str
@@ -38,10 +40,11 @@ class Identity:
     templates: tuple[str, ...]
     prompts: Mapping[str, tuple[str, ...]]
     rows: npt.NDArray[np.uint8]
+    descriptions: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """The identity as JSON-able values, the rows by their count and one digest of all."""
-        return {
+        document: dict[str, Any] = {
             "encoder": self.encoder,
             "weights_sha256": self.weights_sha256,
             "preprocessing": dict(self.preprocessing),
@@ -54,6 +57,11 @@ class Identity:
                 "sha256": hashlib.sha256(np.ascontiguousarray(self.rows)).hexdigest(),
             },
         }
+        if self.descriptions:
+            document["descriptions"] = {
+                bank: [list(texts) for texts in each] for bank, each in self.descriptions.items()
+            }
+        return document
 
     @property
     def digest(self) -> str:
@@ -121,6 +129,11 @@ def explain_miss(wanted: Identity, found: Identity) -> list[str]:
     for bank in sorted({*wanted.prompts, *found.prompts}):
         mine, theirs = wanted.prompts.get(bank, ()), found.prompts.get(bank, ())
         lines += _differing_list(f"prompts of bank '{bank}'", mine, theirs)
+    for bank in sorted({*wanted.descriptions, *found.descriptions}):
+        mine, theirs = (
+            tuple(chain.from_iterable(each.descriptions.get(bank, ()))) for each in (wanted, found)
+        )
+        lines += _differing_list(f"descriptions of bank '{bank}'", mine, theirs)
     lines += _differing_rows(wanted.rows, found.rows)
     return lines
 

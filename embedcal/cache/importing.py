@@ -1,9 +1,9 @@
-"""A cache from features that somebody else computed: no images, no text, the same guarantees."""
+"""A cache from features that somebody else computed: no images, the same guarantees."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,66 +12,86 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.build import cache_target
-from embedcal.cache.contents import assemble, label_arrays, same_labels
-from embedcal.cache.format import REASON_BYTES
+from embedcal.cache.contents import Arrays, assemble, label_arrays, same_labels, text_array
+from embedcal.cache.format import REASON_BYTES, escape_name
 from embedcal.cache.identity import Identity
 from embedcal.cache.view import open_cache
 from embedcal.cache.writer import CacheWriter
 from embedcal.datasets.manifest import Attribute, Manifest
 from embedcal.encoders.base import EncoderMeta
-from embedcal.types import EmbedcalError, FloatArray, IntArray
+from embedcal.types import EmbedcalError, FloatArray, IntArray, TextBank
 
-_BATCH = 1024  # rows written at once
+_BATCH = 1024  # rows looked at, and written, at once
+
+Features = FloatArray | Sequence[FloatArray]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Names:
     """What imported features are called. Empty ``classes`` or ``values``: the numbers themselves;
-    empty ``ids``: row numbers."""
+    empty ``ids``: row numbers; empty ``paths``: the ids. ``warnings`` are kept in the cache."""
 
     dataset: str = "features"
     encoder: str = "imported"
     ids: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Text:
+    """Text features that belong to imported ones: banks (P, T, d) that share their templates,
+    or have descriptions, and the natural logarithm of the multiplier of the logits."""
+
+    banks: tuple[TextBank, ...] = ()
+    logit_scale: float | None = None
 
 
 def import_features(
-    features: FloatArray,
+    features: Features,
     y: IntArray,
     split: IntArray,
     attributes: Mapping[str, IntArray] | None = None,
     *,
     names: Names | None = None,
+    text: Text | None = None,
     out: Path | None = None,
 ) -> Path:
     """Features (n, d), labels (n,), splits (n,) of 0, 1, 2 and attributes (n,) -> a cache file.
 
+    Features may be several arrays, whose rows follow each other; arrays mapped from a file are
+    taken through memory a block at a time, once to check and to hash them and once to write them.
     float16 features are stored as they are, all others as float32. Row digests are of the stored
-    bytes of each row, so equal features are the same cache. Non-finite features are refused.
+    bytes of each row, so equal features are the same cache; with ``text`` its bytes count too.
+    Non-finite features are refused.
     """
-    names = names or Names()
-    stored = _as_stored(features)
-    manifest = _manifest(len(stored), y, split, attributes or {}, names)
-    digests = [hashlib.sha256(row.tobytes()).digest() for row in stored]
+    names, text = names or Names(), text or Text()
+    parts = feature_parts(features)
+    dtype = _stored_type(parts)
+    manifest = _manifest(sum(map(len, parts)), y, split, attributes or {}, names)
+    width = parts[0].shape[1]
+    written = _text_arrays(text, width)
     meta = EncoderMeta(
         name=names.encoder,
         weights="imported",
         weights_sha256="",
         library="imported",
-        preprocessing={},
+        preprocessing={"text_sha256": _digest(written)} if written else {},
         precision="imported",
-        shapes={"embedding": (stored.shape[1],)},
+        shapes={"embedding": (width,)},
     )
     identity = Identity(
         encoder=meta.name,
         weights_sha256=meta.weights_sha256,
         preprocessing=meta.preprocessing,
         precision=meta.precision,
-        levels={"embedding": stored.dtype.name},
-        templates=(),
-        prompts={},
-        rows=np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32),
+        levels={"embedding": dtype.name},
+        templates=_templates(text),
+        prompts={bank.name: bank.prompts for bank in text.banks},
+        descriptions={b.name: b.descriptions for b in text.banks if b.descriptions},
+        rows=_row_digests(parts, dtype),
     )
     labels = label_arrays(manifest, identity)
     target, _ = cache_target(manifest, meta.name, identity, out)
@@ -80,9 +100,9 @@ def import_features(
             with open_cache(target) as cache:
                 if same_labels(cache.stored, labels, manifest):
                     return target
-        writer.create(assemble(manifest, meta, identity, labels, {"batch_size": 0}))
-        for start in range(0, len(stored), _BATCH):
-            block = stored[start : start + _BATCH]
+        fixed = {**labels, **written}
+        writer.create(assemble(manifest, meta, identity, fixed, {"batch_size": 0}))
+        for block in _blocks(parts, dtype):
             writer.write(
                 {
                     "/samples/status": np.zeros(len(block), "|u1"),
@@ -93,21 +113,103 @@ def import_features(
         return writer.finish()
 
 
-def _as_stored(features: FloatArray) -> npt.NDArray[Any]:
-    if features.ndim != 2 or features.dtype.kind != "f" or 0 in features.shape:
+def feature_parts(features: Features) -> tuple[FloatArray, ...]:
+    """Arrays (n_i, d) of a floating type and of one width; EmbedcalError for anything else."""
+    parts = (features,) if isinstance(features, np.ndarray) else tuple(features)
+    if not parts:
+        raise EmbedcalError("expected features (n, d), found no array at all: give at least one")
+    for part in parts:
+        if part.ndim != 2 or part.dtype.kind != "f" or 0 in part.shape:
+            raise EmbedcalError(
+                f"expected features (n, d) of a floating type, found shape {part.shape} of "
+                f"{part.dtype}: give one row of features for each sample"
+            )
+        if part.shape[1] != parts[0].shape[1]:
+            raise EmbedcalError(
+                f"expected features of one width, found {parts[0].shape[1]} and {part.shape[1]} "
+                "in different parts: import what one encoder made"
+            )
+    return parts
+
+
+def _stored_type(parts: Sequence[FloatArray]) -> np.dtype[Any]:
+    halves = all(part.dtype == np.float16 for part in parts)
+    return np.dtype("<f2" if halves else "<f4")
+
+
+def _blocks(parts: Sequence[FloatArray], dtype: np.dtype[Any]) -> Iterator[npt.NDArray[Any]]:
+    for part in parts:
+        for start in range(0, len(part), _BATCH):
+            with np.errstate(over="ignore"):  # what overflows is infinite, and refused as that
+                yield np.ascontiguousarray(part[start : start + _BATCH], dtype)
+
+
+def _row_digests(parts: Sequence[FloatArray], dtype: np.dtype[Any]) -> npt.NDArray[np.uint8]:
+    """SHA-256 of each stored row, (n, 32); the pass that refuses features that are not finite."""
+    digests = np.empty((sum(map(len, parts)), 32), np.uint8)
+    row = bad = 0
+    first = -1
+    for block in _blocks(parts, dtype):
+        wrong = np.flatnonzero(~np.isfinite(block).all(axis=1))
+        if len(wrong) and not bad:
+            first = row + int(wrong[0])
+        bad += len(wrong)
+        joined = b"".join(hashlib.sha256(each).digest() for each in block)
+        digests[row : row + len(block)] = np.frombuffer(joined, np.uint8).reshape(-1, 32)
+        row += len(block)
+    if bad:
         raise EmbedcalError(
-            f"expected features (n, d) of a floating type, found shape {features.shape} of "
-            f"{features.dtype}: give one row of features for each sample"
+            f"expected finite features, found NaN or infinity in {bad} rows, first in row "
+            f"{first}: mend or remove them"
         )
-    with np.errstate(over="ignore"):
-        stored = np.ascontiguousarray(features, "<f2" if features.dtype == np.float16 else "<f4")
-    bad = np.flatnonzero(~np.isfinite(stored).all(axis=1))
-    if len(bad):
-        raise EmbedcalError(
-            f"expected finite features, found NaN or infinity in {len(bad)} rows, first in row "
-            f"{bad[0]}: mend or remove them"
+    return digests
+
+
+def _text_arrays(text: Text, width: int) -> Arrays:
+    """Banks and logit scale by the format's names, checked against the features."""
+    arrays: Arrays = {}
+    templates = _templates(text)
+    for bank in text.banks:
+        each = {len(texts) for texts in bank.descriptions} or {len(templates)}
+        wanted = (len(bank.prompts), min(each), width)
+        alike = len(each) == 1 and (
+            len(bank.descriptions) == len(bank.prompts) or bank.templates == templates
         )
-    return stored
+        if bank.embedding.shape != wanted or not alike:
+            raise EmbedcalError(
+                f"expected text features (prompts, templates, d) of shape {wanted} in bank "
+                f"'{bank.name}', found {bank.embedding.shape}: one width, and one list of "
+                "templates in every bank"
+            )
+        if not np.isfinite(bank.embedding).all():
+            raise EmbedcalError(
+                f"expected finite text features, found NaN or infinity in bank '{bank.name}': "
+                "mend them, or leave the bank out"
+            )
+        path = f"/text/{escape_name(bank.name)}"
+        arrays[f"{path}/prompt"] = text_array(bank.prompts, "prompts")
+        arrays[f"{path}/embedding"] = np.asarray(bank.embedding, "<f4")
+        if bank.descriptions:
+            texts = text_array([each for own in bank.descriptions for each in own], "descriptions")
+            arrays[f"{path}/text"] = texts.reshape(wanted[:2])
+    if templates:
+        arrays["/templates"] = text_array(templates, "templates")
+    if text.logit_scale is not None:
+        arrays["/projection/logit_scale"] = np.array([text.logit_scale], "<f8")
+    return arrays
+
+
+def _templates(text: Text) -> tuple[str, ...]:
+    """The templates that all banks share but those that have descriptions instead."""
+    return next((bank.templates for bank in text.banks if not bank.descriptions), ())
+
+
+def _digest(arrays: Arrays) -> str:
+    state = hashlib.sha256()
+    for path in sorted(arrays):
+        state.update(f"{path}:{arrays[path].shape}:".encode())
+        state.update(np.ascontiguousarray(arrays[path]).tobytes())
+    return state.hexdigest()
 
 
 def _manifest(
@@ -123,7 +225,7 @@ def _manifest(
         name=names.dataset,
         root=Path(),
         ids=ids,
-        paths=ids,
+        paths=names.paths or ids,
         y=np.asarray(y, np.int64),
         split=np.asarray(split, np.int64),
         classes=named(y, names.classes),
@@ -135,4 +237,5 @@ def _manifest(
             )
             for name, labels in attributes.items()
         ),
+        warnings=names.warnings,
     )

@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from embedcal.cache.format import (
     ATTRIBUTES,
+    DESCRIBED,
     ENTRIES,
     LOCAL,
     TEXT,
@@ -115,15 +116,21 @@ class StoredFile:
         return np.asarray(pages)
 
     def text(self, path: str) -> tuple[str, ...]:
-        """An array of strings; empty where the file has none."""
+        """An array of strings, row by row; empty where the file has none."""
         if path not in self.arrays:
             return ()
         try:
-            return tuple(value.decode("utf-8") for value in self.read(path).tolist())
+            return tuple(value.decode("utf-8") for value in self.read(path).reshape(-1).tolist())
         except UnicodeDecodeError:
             raise EmbedcalError(
                 f"expected UTF-8 in {path}, found other bytes in {self.path}: run 'embedcal verify'"
             ) from None
+
+    def texts(self, path: str) -> tuple[tuple[str, ...], ...]:
+        """An array (n, m) of strings as n tuples of m; empty where the file has none."""
+        flat = self.text(path)
+        step = self.arrays[path].shape[1] if flat else 1
+        return tuple(flat[start : start + step] for start in range(0, len(flat), step))
 
     def below(self, prefix: str) -> list[str]:
         """What stands right below a path: ``below("/text/")`` lists the banks."""
@@ -282,8 +289,9 @@ def _check_shapes(path: Path, arrays: Mapping[str, Stored]) -> None:
         letters = entry.shape.split()
         if len(letters) != len(stored.shape):
             raise _refused(path, name, f"shape {stored.shape} where the format has {entry.shape}")
+        local = DESCRIBED if f"/text/{own}/text" in arrays else LOCAL
         for letter, number in zip(letters, stored.shape, strict=True):
-            key = (letter, own if letter in LOCAL else "")
+            key = (letter, own if letter in local else "")
             expected = int(letter) if letter.isdecimal() else sizes.setdefault(key, number)
             if number != expected:
                 raise _refused(path, name, f"{number} where {letter} is {expected}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,22 @@ class CacheMeta:
     created: str
     sha256: str
     ingredients: Identity = field(repr=False)
+
+    def chosen(self, attribute: str | Sequence[str] | None) -> tuple[str, ...]:
+        """Names of the attributes that one name or several choose; all where none is named.
+
+        They stand in the cache's order, however they were asked for, so that a choice has one
+        form. EmbedcalError for a name that the cache lacks.
+        """
+        known = tuple(name for name, _ in self.attributes)
+        asked = (attribute,) if isinstance(attribute, str) else tuple(attribute or known)
+        for name in asked:
+            if name not in known:
+                raise EmbedcalError(
+                    f"expected an attribute of {self.path.name}, found '{name}': choose "
+                    f"{', '.join(known) or 'none, it has none'}"
+                )
+        return tuple(name for name in known if name in asked)
 
 
 def labels_path(stored: StoredFile, name: str) -> str:
@@ -95,6 +111,11 @@ def read_meta(stored: StoredFile) -> CacheMeta:
             templates=templates,
             prompts=prompts,
             rows=stored.read("/samples/sha256"),
+            descriptions={
+                unescape_name(bank): stored.texts(f"/text/{bank}/text")
+                for bank in stored.below("/text/")
+                if f"/text/{bank}/text" in arrays
+            },
         ),
     )
 

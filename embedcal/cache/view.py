@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -120,36 +120,41 @@ class FeatureCache:
             masks=stored.text("/samples/mask") if "/samples/mask" in stored.arrays else None,
         )
 
-    def n_attributes(self, attribute: str | None = None) -> int:
-        """Number A of attribute values; of the product of all attributes where none is named."""
+    # ``attribute`` is one name, or several for the product of them, or None for that of all. The
+    # last attribute of the cache's order runs fastest in a product, in whatever order it is named.
+
+    def n_attributes(self, attribute: str | Sequence[str] | None = None) -> int:
+        """Number A of values of the attribute, or of the product; 0 without any."""
         return len(self.attribute_values(attribute))
 
-    def attribute_values(self, attribute: str | None = None) -> tuple[str, ...]:
+    def attribute_values(self, attribute: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """Value names; those of a product are joined: ``"water, male"``. Empty without any."""
         names: list[tuple[str, ...]] = []
         for _, values in self._selected(attribute):
             names = [(*left, right) for left in (names or [()]) for right in values]
         return tuple(", ".join(parts) for parts in names)
 
-    def group_names(self, attribute: str | None = None) -> tuple[str, ...]:
+    def group_names(self, attribute: str | Sequence[str] | None = None) -> tuple[str, ...]:
         """``"class | value"`` for every group, in the order of ``g = y * A + a``."""
         values = self.attribute_values(attribute)
         return tuple(f"{name} | {value}" for name in self.meta.classes for value in values)
 
-    def _selected(self, attribute: str | None) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        if attribute is None:
-            return self.meta.attributes
-        chosen = tuple(pair for pair in self.meta.attributes if pair[0] == attribute)
-        if not chosen:
-            known = ", ".join(name for name, _ in self.meta.attributes) or "none"
-            raise EmbedcalError(
-                f"expected one of the cache's attributes ({known}), found '{attribute}': "
-                "name one of them"
-            )
-        return chosen
+    def has_groups(self, name: Split, attribute: str | Sequence[str] | None = None) -> bool:
+        """Whether any encoded row of a split is in a group: all of its attributes are known."""
+        labels, samples = self._attribute_labels(attribute), self.samples
+        if labels is None:
+            return False
+        rows = (samples.split == SPLITS.index(name)) & (samples.status == OK)
+        return bool((labels[rows] >= 0).any())
 
-    def _attribute_labels(self, attribute: str | None) -> IntArray | None:
-        """(N,) values of one attribute or of the product of all; -1 where one is unknown."""
+    def _selected(
+        self, attribute: str | Sequence[str] | None
+    ) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        chosen = self.meta.chosen(attribute)
+        return tuple(pair for pair in self.meta.attributes if pair[0] in chosen)
+
+    def _attribute_labels(self, attribute: str | Sequence[str] | None) -> IntArray | None:
+        """(N,) values of one attribute or of a product; -1 where any of them is unknown."""
         labels: IntArray | None = None
         for name, values in self._selected(attribute):
             part = self.samples.attributes[name]
@@ -192,12 +197,16 @@ class FeatureCache:
         return self._gather("tokens", rows)
 
     def split(
-        self, name: Split, level: Level = "embedding", attribute: str | None = None
+        self,
+        name: Split,
+        level: Level = "embedding",
+        attribute: str | Sequence[str] | None = None,
     ) -> Examples:
         """One split's encoded rows: ``x`` float32, ``y``, ``rows``, and ``a`` and ``g`` if known.
 
         ``a`` and ``g`` are there when the split has an attribute label at all; rows without one
-        have -1 in both. Of several attributes, ``attribute`` chooses one, None their product.
+        have -1 in both. Several attributes make groups by their product: those that ``attribute``
+        names, or all.
         """
         if name not in SPLITS:
             raise EmbedcalError(
@@ -250,7 +259,7 @@ class FeatureCache:
         return tuple(unescape_name(name) for name in self.stored.below("/text/"))
 
     def text(self, bank: str) -> TextBank:
-        """One bank's text features through every template."""
+        """One bank's text features: through every template, or of the texts that describe it."""
         if bank not in self.banks:
             raise EmbedcalError(
                 f"expected a text bank '{bank}', found {', '.join(self.banks) or 'none'} in "
@@ -258,15 +267,23 @@ class FeatureCache:
                 "--attributes) and use an encoder that has a text tower"
             )
         pooled = f"/text/{bank}/pooled"
+        descriptions = self.stored.texts(f"/text/{bank}/text")
         return TextBank(
             name=bank,
             prompts=self.stored.text(f"/text/{bank}/prompt"),
-            templates=self.meta.templates,
+            templates=() if descriptions else self.meta.templates,
+            descriptions=descriptions,
             embedding=_finite(self.stored.read(f"/text/{bank}/embedding"), f"text bank {bank}"),
             pooled=_finite(self.stored.read(pooled), f"text bank {bank}")
             if pooled in self.stored.arrays
             else None,
         )
+
+    @property
+    def logit_scale(self) -> float | None:
+        """The natural logarithm of the multiplier of logits, also without a projection."""
+        path = "/projection/logit_scale"
+        return float(self.stored.read(path)[0]) if path in self.stored.arrays else None
 
     def projection(self) -> Projection | None:
         """The weights between pooled and embedding, or None where the encoder has none."""
@@ -281,7 +298,7 @@ class FeatureCache:
             image_weight=found["image_weight"],
             image_bias=found.get("image_bias"),
             text_weight=found.get("text_weight"),
-            logit_scale=float(found["logit_scale"][0]) if "logit_scale" in found else None,
+            logit_scale=self.logit_scale,
             attnpool={
                 unescape_name(name.removeprefix("attnpool/")): array
                 for name, array in found.items()

@@ -1,4 +1,4 @@
-"""Commands on caches: cache, import-features, info, verify, datasets."""
+"""Commands on caches: cache, info, verify."""
 
 from __future__ import annotations
 
@@ -14,17 +14,15 @@ from embedcal.errors import EmbedcalError
 def register(app: typer.Typer) -> None:
     """Give these commands to the app."""
     app.command(short_help="encode a data set once into one HDF5 file")(cache)
-    app.command(short_help="make a cache of ready features")(import_features)
     app.command(short_help="what is in a cache")(info)
     app.command(short_help="has any byte of a cache changed?")(verify)
-    app.command(short_help="the named data sets")(datasets)
 
 
 def cache(
-    source: Annotated[str, typer.Argument(help="waterbirds, birds, a CSV file, or a folder")],
+    source: Annotated[str, typer.Argument(help="a named data set, a CSV file, a folder, ...")],
     backbone: Annotated[
         str | None,
-        typer.Option(help="tiny, RN50, ViT-L/14@336px, FILE.py:Name [RN50; for birds: tiny]"),
+        typer.Option(help="tiny, RN50, ViT-L/14@336px, FILE.py:Name [RN50; birds, digits: tiny]"),
     ] = None,
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag, or a file")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the images")] = None,
@@ -33,8 +31,21 @@ def cache(
     attributes: Annotated[str | None, typer.Option(help="names of the attribute's values")] = None,
     attribute_name: Annotated[str | None, typer.Option(help="the attribute's own name")] = None,
     columns: Annotated[str | None, typer.Option(help="foreign headers: path=file,y=label")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="0.7,0.1,0.2 of train, val, test, or a rule of the set's")
+    ] = None,
+    split_seed: Annotated[int, typer.Option(help="decides which rows those are")] = 0,
+    boxes: Annotated[Path | None, typer.Option(help="instances in COCO's form (JSON)")] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON file of prompts by bank")] = None,
-    templates: Annotated[str, typer.Option(help="openai (all 80), simple, or a file")] = "openai",
+    descriptions: Annotated[
+        Path | None, typer.Option(help="JSON file of sentences by class, in place of prompts")
+    ] = None,
+    templates: Annotated[
+        str, typer.Option(help="openai (all 80), simple, FILE or FILE#KEY")
+    ] = "openai",
+    crop: Annotated[
+        str, typer.Option(help="centre crop: pixels, none; auto: the data set's for image-only")
+    ] = "auto",
     keep: Annotated[str, typer.Option(help="'tokens' keeps the map before the pool")] = "",
     store: Annotated[
         Literal["float32", "float16"], typer.Option(help="stored type of features")
@@ -65,7 +76,7 @@ def cache(
     from embedcal.cache import BuildOptions
     from embedcal.caching import cache as run
     from embedcal.datasets import ReadOptions, attributes_of, columns_of
-    from embedcal.datasets.benchmarks import BIRDS_ROWS
+    from embedcal.datasets.birds import ROWS
     from embedcal.progress import progress
 
     with progress() as bars:
@@ -84,11 +95,13 @@ def cache(
                 attributes=attributes_of(attributes) if attributes else None,
                 attribute_name=attribute_name,
                 prompts=prompts,
+                descriptions=descriptions,
+                crop=crop,
                 strict=strict,
                 allow_outside_root=allow_outside_root,
                 rows=rows,
                 seed=seed,
-                progress=bars.counter("render", rows or BIRDS_ROWS),
+                progress=bars.counter("make", rows or ROWS),
             ),
             build=BuildOptions(
                 tokens=_keep(keep),
@@ -141,47 +154,6 @@ def verify(
         raise EmbedcalError(found.reason)
     record = {"path": str(found.path), "ok": found.ok, "sha256": found.sha256}
     answer(record, f"{found.path}: every byte is as written", as_json=as_json)
-
-
-def datasets(as_json: Json = False) -> None:
-    """Named data sets: groups, where they come from, licence.
-
-    Example: embedcal datasets
-    """
-    from embedcal.answers.caches import datasets_record, datasets_report
-
-    answer(datasets_record(), datasets_report(), as_json=as_json)
-
-
-def import_features(
-    file: Annotated[Path, typer.Argument(help=".npz with features, y, split, attributes")],
-    out: Annotated[Path | None, typer.Option(help="the cache file to write")] = None,
-    name: Annotated[str | None, typer.Option(help="name of the data set")] = None,
-    features: Annotated[str, typer.Option(help="the array of features")] = "features",
-    attribute: Annotated[
-        list[str] | None, typer.Option(help="an array of attribute values; may be repeated")
-    ] = None,
-    classes: Annotated[str | None, typer.Option(help="class names, in order")] = None,
-    attributes: Annotated[str | None, typer.Option(help="names of the attribute's values")] = None,
-    as_json: Json = False,
-) -> None:
-    """Make a cache of features that something else computed: no images, no prompts.
-
-    Example: embedcal import-features features.npz --attribute place
-    """
-    from embedcal.caching import import_npz
-    from embedcal.tables import facts
-
-    path = import_npz(
-        file,
-        out=out,
-        name=name,
-        features=features,
-        attributes=tuple(attribute or ()),
-        classes=classes,
-        values=attributes,
-    )
-    answer({"path": str(path)}, facts({"cache": str(path)}), as_json=as_json)
 
 
 def _keep(text: str) -> bool:

@@ -25,19 +25,22 @@ from embedcal.commands.shared import (
 
 def register(app: typer.Typer) -> None:
     """Give these commands to the app."""
-    app.command(short_help="the main job on embedded birds: cache, fit, one table")(demo)
+    app.command(short_help="the main job on data that comes along: cache, fit, one table")(demo)
     app.add_typer(fit, name="fit", short_help="train one method over a cache, in seconds")
     app.command(short_help="every method and the labels that it reads")(methods)
 
 
 def demo(
-    rows: Annotated[int, typer.Option(help="pictures to render")] = 5894,
+    dataset: Annotated[str, typer.Option(help="birds, or digits: real handwriting")] = "birds",
+    rows: Annotated[
+        int | None, typer.Option(help="pictures to make; by default 5894 birds or 1797 digits")
+    ] = None,
     seeds: Annotated[int, typer.Option(help="head seeds a method")] = 3,
-    seed: Annotated[int, typer.Option(help="seed of the rendered world")] = 0,
+    seed: Annotated[int, typer.Option(help="seed of the pictures")] = 0,
     every: Annotated[bool, typer.Option("--all", help="every method, by what it reads")] = False,
     as_json: Json = False,
 ) -> None:
-    """Embedded birds through the tiny CLIP: cache, fit methods, one table. No network.
+    """Embedded birds or digits through the tiny CLIP: cache, fit, one table. No network.
 
     Example: embedcal demo
     """
@@ -46,7 +49,7 @@ def demo(
     from embedcal.progress import progress
 
     with progress() as bars:
-        found = run(rows=rows, seeds=seeds, seed=seed, every=every, progress=bars)
+        found = run(dataset, rows=rows, seeds=seeds, seed=seed, every=every, progress=bars)
     answer(found.record, demo_report(found), as_json=as_json)
 
 

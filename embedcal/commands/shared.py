@@ -21,7 +21,12 @@ Select = Annotated[
     typer.Option(help="val.worst_group, val.worst_class, val.mean, last, oracle.worst_group"),
 ]
 Oracle = Annotated[bool, typer.Option("--oracle", help="allow selection on test")]
-Attribute = Annotated[str | None, typer.Option(help="the one that makes the groups")]
+Attribute = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute", help="makes the groups; may be repeated, for their product; default: all"
+    ),
+]
 SKIPPED = 3  # finished, but something is missing or beyond what was asked for
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from embedcal.commands.grids import numbers
-from embedcal.commands.shared import SKIPPED, Device, Json, Select, answer, plain, say
+from embedcal.commands.shared import SKIPPED, Attribute, Device, Json, Select, answer, plain, say
 
 Caches = Annotated[
     list[Path] | None,
@@ -34,6 +34,7 @@ def study(
     cache: Caches = None,
     seeds: Seeds = None,
     select: Select = None,
+    attribute: Attribute = None,
     out: Annotated[Path | None, typer.Option(help="the study's folder; one of its own")] = None,
     device: Device = "auto",
     engine: Engine = "auto",
@@ -70,6 +71,7 @@ def study(
             opened,
             seeds=None if seeds is None else numbers(seeds),
             select=select,
+            attribute=attribute,
             out=out,
             engine=engine,
             device=device,

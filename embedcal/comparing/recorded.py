@@ -156,9 +156,7 @@ def varied(records: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
     """Variant, head and the options that are not the same in all of the records."""
     names = dict.fromkeys(["variant", "head", *(key for r in records for key in r["options"])])
     return tuple(
-        name
-        for name in names
-        if len({_comparable(option(record, name)) for record in records}) > 1
+        name for name in names if len({_comparable(option(record, name)) for record in records}) > 1
     )
 
 

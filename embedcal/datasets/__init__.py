@@ -1,8 +1,8 @@
 """Where samples come from: tables, folders and named benchmarks, checked into a ``Manifest``."""
 
-from embedcal.datasets.benchmarks import Benchmark, benchmark, benchmark_names
 from embedcal.datasets.build import build_manifest
 from embedcal.datasets.manifest import Attribute, Manifest, group_counts
+from embedcal.datasets.named import Benchmark, benchmark, benchmark_names
 from embedcal.datasets.options import ReadOptions, attributes_of, columns_of
 from embedcal.datasets.places import data_dir, last_cache, remember_last_cache
 from embedcal.datasets.printable import printable

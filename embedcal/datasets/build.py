@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from embedcal.datasets.descriptions import even, read_descriptions
 from embedcal.datasets.files import Checked, check_files, leads_out, normalise
 from embedcal.datasets.labels import Labels, factorise, read_labels, read_splits
 from embedcal.datasets.manifest import Attribute, Manifest, group_counts
-from embedcal.datasets.options import ReadOptions, names_of
+from embedcal.datasets.options import ReadOptions, crop_of, names_of
 from embedcal.datasets.printable import printable
 from embedcal.datasets.problems import Problem, raise_any
 from embedcal.datasets.prompts import resolve_prompts
@@ -37,7 +38,7 @@ def build_manifest(
     spec = _attribute_columns(table, options)
     headers = {key: options.columns.get(key, key) for key in (*REQUIRED, "id", "mask")}
     wanted = [headers[key] for key in REQUIRED] + [header for header, _ in spec.values()]
-    _require(table, list(dict.fromkeys([*wanted, *options.columns.values()])))
+    require(table, list(dict.fromkeys([*wanted, *options.columns.values()])))
     if len(table) == 0:
         raise EmbedcalError(
             f"expected rows in {printable(table.source, longest=300)}, found only a header: "
@@ -50,12 +51,12 @@ def build_manifest(
         table.columns[headers["y"]],
         table.show,
         what="label",
-        names=names_of(options.classes, what="class names"),
+        names=names_of(options.classes, what="class names") or table.names.get(headers["y"]),
     )
     labels = {
         key: read_labels(
             table.columns[header], table.show, what=f"attribute '{printable(key)}'",
-            names=names, may_be_unknown=True,
+            names=names or table.names.get(header), may_be_unknown=True,
         )
         for key, (header, names) in spec.items()
     }  # fmt: skip
@@ -82,6 +83,8 @@ def build_manifest(
     attributes = tuple(
         Attribute(name=key, values=read.names, labels=read.codes) for key, read in labels.items()
     )
+    crop = crop_of(options.crop)
+    sentences, uneven = even(read_descriptions(options.descriptions, y.names))
     manifest = Manifest(
         name=name,
         root=root,
@@ -94,9 +97,12 @@ def build_manifest(
         prompts=resolve_prompts(options.prompts, y.names, tuple(a.values for a in attributes)),
         masks=masks,
         allow_outside_root=options.allow_outside_root,
+        descriptions={"class": sentences} if sentences else {},
+        crop=None if crop == "auto" else crop,
     )
     warnings = (
         *table.notes,
+        *([uneven] if uneven else []),
         *_missing_warning(paths, checked),
         *_unnamed(y, labels),
         *_empty(manifest),
@@ -129,17 +135,18 @@ def _attribute_columns(
     return {options.attribute_name or header: (header, named)}
 
 
-def _require(table: Table, headers: Sequence[str]) -> None:
+def require(table: Table, headers: Sequence[str]) -> None:
     missing = [header for header in headers if header not in table.columns]
     if not missing:
         return
     close = difflib.get_close_matches(missing[0], table.columns, n=1)
     guess = f" (did you mean '{printable(close[0])}'?)" if close else ""
+    rule = "cut the rows by a rule such as --split 0.7,0.1,0.2, or " if "split" in missing else ""
     raise EmbedcalError(
         f"expected columns {printable(', '.join(headers), longest=200)} in "
         f"{printable(table.source, longest=300)}, found "
         f"{printable(', '.join(table.columns), longest=300) or 'none'}: "
-        f"'{printable(missing[0])}' is missing{guess}; say which header stands for it, as in "
+        f"'{printable(missing[0])}' is missing{guess}; {rule}say which header stands for it, as in "
         "columns path=img_filename,y=label"
     )
 

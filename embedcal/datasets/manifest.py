@@ -27,7 +27,11 @@ class Manifest:
 
     ``prompts`` maps a bank to its prompts: ``class`` one a class, ``attribute`` one a value,
     ``context`` one a value ("bird on land"). ``warnings`` are recorded in the cache. Making one
-    whose columns do not fit together raises ``EmbedcalError``.
+    whose columns do not fit together raises ``EmbedcalError``. ``descriptions`` maps a bank to
+    texts of its own for each of its prompts, as many for each, which are encoded as they are in
+    place of prompt and templates. ``crop`` is the side in pixels of a centre crop of the decoded
+    image, before the encoder's own preprocessing; ``image_only_crop`` that for encoders without a
+    text tower where ``crop`` is None. ``box`` and masks are of the file, before any crop.
     """
 
     name: str
@@ -43,6 +47,9 @@ class Manifest:
     masks: tuple[str, ...] | None = None  # (n,) paths relative to the root; blank: none
     warnings: tuple[str, ...] = ()
     allow_outside_root: bool = False
+    descriptions: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    crop: int | None = None
+    image_only_crop: int | None = None
 
     def __post_init__(self) -> None:
         n = len(self.ids)
@@ -64,6 +71,14 @@ class Manifest:
                 raise EmbedcalError(
                     f"expected {printable(name)} in the range {low} to {end - 1}, found "
                     f"{codes.min()} to {codes.max()}: correct the codes or add names"
+                )
+        for bank, texts in self.descriptions.items():
+            counts = sorted({len(each) for each in texts})
+            if len(texts) != len(self.prompts.get(bank, ())) or len(counts) > 1 or 0 in counts:
+                raise EmbedcalError(
+                    f"expected as many descriptions of every prompt in bank {printable(bank)}, one "
+                    f"at least, found {len(texts)} lists of {', '.join(map(str, counts))}: even "
+                    "them out"
                 )
         if len(set(self.ids)) != n:
             raise EmbedcalError("expected distinct ids, found one twice: give each row its own")

@@ -6,6 +6,7 @@ import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError
@@ -21,10 +22,16 @@ class ReadOptions:
     the header that the file uses. ``classes`` gives class names in the order of their labels.
     ``attributes`` gives the value names of the one attribute, or maps the name of each attribute
     to its value names (none: they are taken from the table). Strings are split at commas.
+    ``boxes`` is a file of instances in COCO's form, whose boxes go into the manifest.
+    ``split`` cuts the rows by a rule: one of a named data set's, or fractions of train, val and
+    test such as "0.7,0.1,0.2", drawn with ``split_seed``, stratified by class and attributes.
     ``prompts`` is a JSON file or a mapping from bank to prompts. ``strict`` turns every warning
     into an error. ``check_files=False`` looks at the table only and at no file. ``rows``, ``seed``,
     ``workers`` and ``progress`` (called with the number of scenes done) are for ``birds``, the
-    embedded world, which is drawn at first use.
+    embedded world, which is drawn at first use. ``descriptions`` is a JSON file or a mapping from
+    class name to sentences, which take the place of the class prompts. ``crop`` is the side in
+    pixels of a centre crop before the encoder's own preprocessing; "auto" is what the data set's
+    facts say for encoders without a text tower, "none" or None is none.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -32,6 +39,9 @@ class ReadOptions:
     attributes: str | Sequence[str] | Mapping[str, str | Sequence[str]] | None = None
     attribute_name: str | None = None
     prompts: str | Path | Prompts | None = None
+    boxes: str | Path | None = None
+    split: str | None = None
+    split_seed: int = 0
     strict: bool = False
     allow_outside_root: bool = False
     check_files: bool = True
@@ -39,6 +49,8 @@ class ReadOptions:
     seed: int | None = None
     workers: int | None = None
     progress: Callable[[int], None] | None = None
+    descriptions: str | Path | Prompts | None = None
+    crop: int | str | None = "auto"
 
 
 def names_of(names: str | Sequence[str] | None, *, what: str) -> tuple[str, ...] | None:
@@ -65,6 +77,21 @@ def names_of(names: str | Sequence[str] | None, *, what: str) -> tuple[str, ...]
             f"'{printable(','.join(stripped))}': name each once"
         )
     return stripped
+
+
+def crop_of(asked: int | str | None) -> int | Literal["auto"] | None:
+    """What ``ReadOptions.crop`` asks for: pixels, perhaps written as text, ``auto``, or None."""
+    if asked is None or asked == "none":
+        return None
+    if asked == "auto":
+        return "auto"
+    text = str(asked)
+    if not text.isdecimal() or int(text) < 1:
+        raise EmbedcalError(
+            f"expected a crop of 1 pixel or more, none or auto, found '{printable(text)}': give "
+            "the side of the square in pixels"
+        )
+    return int(text)
 
 
 def columns_of(text: str) -> dict[str, str]:

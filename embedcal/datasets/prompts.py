@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError
 
 BANKS = ("class", "attribute", "context", "group")
+FORM = '{"class": [...], "attribute": [...], "context": [...]}'
 
 
 def default_prompts(
@@ -43,12 +44,16 @@ def resolve_prompts(
     if given is None:
         return prompts
     source = "the prompts" if isinstance(given, Mapping) else str(given)
-    banks = given if isinstance(given, Mapping) else _load(Path(given))
+    banks = (
+        given
+        if isinstance(given, Mapping)
+        else load_object(Path(given), what="a prompts file", form=FORM)
+    )
     n_values = sum(len(names) for names in attributes)
     n_groups = len(classes) * len(attributes[0]) if attributes else 0
     wanted = {"class": len(classes), "attribute": n_values, "context": n_values, "group": n_groups}
     for bank, listed in banks.items():
-        texts = _texts(listed)
+        texts = texts_of(listed)
         shown = f"'{printable(str(bank))}' of {printable(source, longest=300)}"
         if bank not in wanted:
             raise EmbedcalError(
@@ -69,29 +74,61 @@ def resolve_prompts(
     return prompts
 
 
-def _texts(listed: object) -> tuple[str, ...] | None:
-    if isinstance(listed, str) or not isinstance(listed, list | tuple):
+def prompts_for(
+    known: Mapping[str, Sequence[str]], *, classes_overridden: bool, attributes_overridden: bool
+) -> dict[str, tuple[str, ...]]:
+    """A named data set's own prompts, less the banks that speak of names which were replaced.
+
+    Other class names make ``class`` and ``group`` unfit, other attributes or value names
+    ``attribute``, ``context`` and ``group``. What goes is filled by :func:`resolve_prompts` from
+    the names, as far as names can; :func:`left_out` says what cannot be filled.
+    """
+    unfit = {"class", "group"} if classes_overridden else set()
+    unfit |= {"attribute", "context", "group"} if attributes_overridden else set()
+    return {bank: tuple(texts) for bank, texts in known.items() if bank not in unfit}
+
+
+def left_out(known: Mapping[str, Sequence[str]], kept: Mapping[str, object]) -> tuple[str, ...]:
+    """A warning where banks of a named data set went that names alone cannot replace."""
+    gone = [bank for bank in known if bank not in kept and bank not in ("class", "attribute")]
+    if not gone:
+        return ()
+    return (
+        f"the data set's own prompts of {' and '.join(gone)} do not fit the names given and are "
+        "left out: give others in a file of prompts",
+    )
+
+
+def texts_of(listed: object) -> tuple[str, ...] | None:
+    """A list of texts, none blank, as a tuple; None where it is anything else."""
+    if not isinstance(listed, list | tuple):
         return None
-    good = all(isinstance(text, str) and text.strip() for text in listed)
+    good = all(isinstance(text, str) and text.strip() and _is_unicode(text) for text in listed)
     return tuple(listed) if good else None
 
 
-def _load(path: Path) -> Mapping[str, Any]:
+def _is_unicode(text: str) -> bool:
+    """False for half a character, which JSON can spell and UTF-8 cannot."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def load_object(path: Path, *, what: str, form: str) -> Mapping[str, Any]:
+    """The JSON object in a file; ``what`` it should be and its ``form`` are for messages."""
     shown = printable(str(path), longest=300)
     try:
         loaded = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise EmbedcalError(
-            f"expected a prompts file at {shown}, found: {error.strerror}: check the path"
+            f"expected {what} at {shown}, found: {error.strerror}: check the path"
         ) from None
     except (ValueError, RecursionError) as error:
         raise EmbedcalError(
             f"expected JSON in UTF-8 in {shown}, found a fault ({printable(str(error))}): write "
-            'it as {"class": [...], "attribute": [...], "context": [...]}'
+            f"it as {form}"
         ) from None
     if not isinstance(loaded, dict):
         raise EmbedcalError(
-            f"expected a JSON object of banks in {shown}, found a {type(loaded).__name__}: write "
-            'it as {"class": [...], "attribute": [...], "context": [...]}'
+            f"expected a JSON object in {shown}, found a {type(loaded).__name__}: write it as "
+            f"{form}"
         )
     return loaded

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from embedcal.datasets.benchmarks import benchmark, benchmark_names, read_benchmark, read_facts
 from embedcal.datasets.build import build_manifest
 from embedcal.datasets.manifest import Manifest
+from embedcal.datasets.named import benchmark, benchmark_names, read_benchmark, read_facts
+from embedcal.datasets.named.splitting import parse_rule, split_rows
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.printable import printable
-from embedcal.datasets.table import read_csv, read_tree
+from embedcal.datasets.table import Table, read_csv, read_tree
 from embedcal.types import EmbedcalError
 
 
@@ -23,8 +26,11 @@ def read_manifest(
       the working folder; write ``./waterbirds`` for the latter.
     * a CSV file with the columns ``path, y, split`` and optionally ``a``, ``id``, ``mask`` and
       further attributes; paths are relative to ``root``, or else to the file's own folder.
-    * a folder ``split/class/image`` or ``split/class/attribute/image``.
-    * a ``.toml`` file of facts about a benchmark of your own.
+    * a Parquet file of the same columns; a folder of Parquet shards, of WebDataset shards, or one
+      that Hugging Face's ``save_to_disk`` wrote: images inside them are unpacked once.
+    * a folder ``split/class/image`` or ``split/class/attribute/image``, or, with
+      ``options.split``, ``class/image``.
+    * a ``.toml`` file of facts about a data set of your own.
 
     No image is opened. Raises ``EmbedcalError`` naming every fault; with ``options.strict`` every
     warning is one.
@@ -32,6 +38,12 @@ def read_manifest(
     options = options or ReadOptions()
     base = None if root is None else Path(root)
     manifest = _read(str(source), base, options)
+    if options.boxes is not None:
+        from embedcal.datasets.coco import read_boxes
+
+        manifest = replace(
+            manifest, box=read_boxes(Path(options.boxes).expanduser(), manifest.paths)
+        )
     if options.strict and manifest.warnings:
         raise EmbedcalError(
             f"expected {printable(str(source), longest=300)} to pass the strict check, found "
@@ -44,22 +56,46 @@ def _read(source: str, root: Path | None, options: ReadOptions) -> Manifest:
     if source in benchmark_names():
         return read_benchmark(benchmark(source), root, options)
     path = Path(source).expanduser()
-    if path.is_dir():
-        if root is not None:
-            raise EmbedcalError(
-                f"expected no root beside the folder {printable(source, longest=300)}, which is "
-                f"its own, found {printable(str(root), longest=300)}: leave one of them out"
-            )
-        return build_manifest(read_tree(path), root=path, name=path.resolve().name, options=options)
     if path.is_file() and path.suffix == ".toml":
         return read_benchmark(read_facts(path), root or path.parent, options)
+    if not path.exists():
+        names = benchmark_names()
+        close = difflib.get_close_matches(source.casefold(), names, n=1)
+        guess = f": did you mean '{close[0]}'?" if close else ": check the spelling or the path"
+        raise EmbedcalError(
+            "expected a named data set ('embedcal datasets' lists them), a file or a folder, found "
+            f"'{printable(source, longest=300)}', which is none of them{guess}"
+        )
+    table, base = _table(path, root, options)
+    name = path.resolve().name if path.is_dir() else path.stem
+    return build_manifest(_cut(table, options), root=base, name=name, options=options)
+
+
+def _table(path: Path, root: Path | None, options: ReadOptions) -> tuple[Table, Path]:
+    """The table of a file or a folder, and the folder that its paths begin at."""
+    from embedcal.datasets.containers import read_container
+
+    held = read_container(path, root=root, options=options)
+    if held is not None:
+        return held
     if path.is_file():
-        table = read_csv(path)
-        return build_manifest(table, root=root or path.parent, name=path.stem, options=options)
-    names = benchmark_names()
-    close = difflib.get_close_matches(source.casefold(), names, n=1)
-    guess = f": did you mean '{close[0]}'?" if close else ": check the spelling or the path"
-    raise EmbedcalError(
-        f"expected {', '.join(names)}, or a CSV file or a folder, found "
-        f"'{printable(source, longest=300)}', which is none of them{guess}"
-    )
+        return read_csv(path), root or path.parent
+    if root is not None:
+        raise EmbedcalError(
+            f"expected no root beside the folder {printable(str(path), longest=300)}, which is "
+            f"its own, found {printable(str(root), longest=300)}: leave one of them out"
+        )
+    return read_tree(path), path
+
+
+def _cut(table: Table, options: ReadOptions) -> Table:
+    """The table with the split that ``options.split`` draws, in place of its own if it has one."""
+    if options.split is None:
+        return table
+    y, split = (options.columns.get(key, key) for key in ("y", "split"))
+    named = options.attributes if isinstance(options.attributes, Mapping) else ("a",)
+    headers = [y, *(options.columns.get(key, key) for key in named)]
+    known = [header for header in headers if header in table.columns]
+    rule = parse_rule(options.split, known, options.split_seed)
+    drawn = split_rows(rule, table.columns, len(table))
+    return replace(table, columns={**table.columns, split: drawn})

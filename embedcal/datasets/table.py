@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from embedcal.datasets.labels import split_code
+from embedcal.datasets.labels import integer, split_code
 from embedcal.datasets.printable import printable
 from embedcal.datasets.problems import Problem, raise_any
 from embedcal.types import EmbedcalError
@@ -20,12 +20,17 @@ IMAGE_SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Columns of text, all of one length. ``lines`` are file line numbers, header = 1."""
+    """Columns of text, all of one length. ``lines`` are file line numbers, header = 1.
+
+    ``names`` holds, for columns whose values a source names itself, those names in the order of
+    their labels.
+    """
 
     source: str
     columns: Mapping[str, tuple[str, ...]]
     lines: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
@@ -52,6 +57,17 @@ class Table:
             sizes = ", ".join(f"{name} {len(cells)}" for name, cells in text.items())
             raise EmbedcalError(f"expected columns of one length, found {printable(sizes)}")
         return cls(source=source, columns=text)
+
+
+def cell_of(value: object) -> str:
+    """One value as a CSV file would have it: None and NaN blank, 3.0 as 3, True as True."""
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        if value != value:
+            return ""
+        return str(int(value)) if value.is_integer() and abs(value) < 2**53 else repr(value)
+    return str(value)
 
 
 def read_csv(path: Path) -> Table:
@@ -123,54 +139,72 @@ def _table(source: str, rows: list[list[str]], lines: list[int]) -> Table:
 
 
 def read_tree(folder: Path) -> Table:
-    """The image files of ``split/class/image`` or ``split/class/attribute/image`` as a table.
+    """The image files of a folder of folders as a table.
 
-    Columns are ``path``, ``y``, ``split`` and, in the deeper form, ``a``. Rows are in the order of
-    their paths, the same on every file system. Hidden files are passed over in silence, files
-    with another suffix with a note.
+    Either ``split/class/image`` or ``split/class/attribute/image``, or, where no folder at the
+    top is named like a split, ``class/image`` or ``class/attribute/image``. Columns are ``path``,
+    ``y``, in the first two forms ``split``, and in the deeper ones ``a``. Rows are in the order
+    of their paths, the same on every file system. Hidden files are passed over in silence, files
+    with another suffix with a note. Folders called ``0``, ``1`` and ``2`` alone are splits, unless
+    the images lie directly in them.
     """
-    images: list[tuple[str, ...]] = []
-    others: list[tuple[str, ...]] = []
     shown = printable(str(folder), longest=300)
-    splits = [entry for entry in _entries(folder) if entry.is_dir()]
-    strange = [entry.name for entry in splits if split_code(entry.name) is None]
-    if strange or not splits:
-        found = ", ".join(sorted(strange)) or "no folder"
+    entries = _entries(folder)
+    tops = [entry for entry in entries if entry.is_dir()]
+    strange = sorted(entry.name for entry in tops if split_code(entry.name) is None)
+    words = [e for e in tops if split_code(e.name) is not None and integer(e.name) is None]
+    has_table = (folder / "metadata.csv").is_file()
+    if not tops or (strange and (words or has_table)):
         hint = (
             f"; there is a metadata.csv: name that file, or a benchmark with {shown} as its root"
-            if (folder / "metadata.csv").is_file()
+            if has_table
             else ""
         )
         raise EmbedcalError(
-            f"expected folders train, val and test in {shown}, found {printable(found)}: "
-            f"arrange them as split/class/image or split/class/attribute/image{hint}"
+            f"expected folders train, val and test in {shown}, or folders of classes alone, found "
+            f"{printable(', '.join(strange) or 'no folder')}: arrange them as split/class/image "
+            f"or split/class/attribute/image, or without any split{hint}"
         )
-    for split in splits:
-        for parts in _walk(Path(split.path), (split.name,)):
-            suffix = PurePath(parts[-1]).suffix.lower()
-            (images if suffix in IMAGE_SUFFIXES else others).append(parts)
-    images.sort()
-    depths = {len(parts) for parts in images}
+    images: list[tuple[str, ...]] = []
+    others: list[tuple[str, ...]] = []
+    for top in tops:
+        for parts in _walk(Path(top.path), (top.name,)):
+            (images if _is_image(parts[-1]) else others).append(parts)
     if not images:
         raise EmbedcalError(f"expected images under {shown}, found none: check the folder")
-    if not depths <= {3, 4} or len(depths) > 1:
-        usual = 4 if sum(len(p) == 4 for p in images) * 2 > len(images) else 3
-        odd = next(parts for parts in images if len(parts) != usual)
-        raise EmbedcalError(
-            f"expected every image of {shown} at split/class/image, or every one at "
-            f"split/class/attribute/image, found '{printable('/'.join(odd))}' beside others: "
-            "move it to the depth of the others"
-        )
-    columns = {
-        "path": tuple("/".join(parts) for parts in images),
-        "split": tuple(parts[0] for parts in images),
-        "y": tuple(parts[1] for parts in images),
-    }
-    if depths == {4}:
-        columns["a"] = tuple(parts[2] for parts in images)
+    cut = not strange and (bool(words) or any(len(parts) != 2 for parts in images))
+    if not cut:
+        images += [(e.name,) for e in entries if not e.is_dir() and _is_image(e.name)]
+    images.sort()
+    deep = _depth(images, shown, "split/class" if cut else "class") == (4 if cut else 3)
+    columns = {"path": tuple("/".join(parts) for parts in images)}
+    if cut:
+        columns["split"] = tuple(parts[0] for parts in images)
+    columns["y"] = tuple(parts[cut] for parts in images)
+    if deep:
+        columns["a"] = tuple(parts[cut + 1] for parts in images)
     first = printable("/".join(min(others))) if others else ""
     notes = (f"{len(others):,} files are no images by name; the first is '{first}'",)
     return Table(source=str(folder), columns=columns, notes=notes if others else ())
+
+
+def _is_image(name: str) -> bool:
+    return PurePath(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def _depth(images: list[tuple[str, ...]], shown: str, form: str) -> int:
+    """The one depth of all images: that of ``form/image``, or one more."""
+    shallow = form.count("/") + 2
+    depths = {len(parts) for parts in images}
+    if len(depths) > 1 or not depths <= {shallow, shallow + 1}:
+        deep = sum(len(parts) == shallow + 1 for parts in images) * 2 > len(images)
+        odd = next(parts for parts in images if len(parts) != shallow + deep)
+        raise EmbedcalError(
+            f"expected every image of {shown} at {form}/image, or every one at "
+            f"{form}/attribute/image, found '{printable('/'.join(odd))}' beside others: "
+            "move it to the depth of the others"
+        )
+    return depths.pop()
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

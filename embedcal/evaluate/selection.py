@@ -33,6 +33,10 @@ class Rule:
     def oracle(self) -> bool:
         return self.split == "test"
 
+    @property
+    def reads_groups(self) -> bool:
+        return any(need.endswith(".g") for need in self.needs)
+
     def score(self, metrics: Metrics) -> float:
         """The number to maximise, from metrics of ``split``; 0 for a rule that looks at none."""
         if self.statistic is None:

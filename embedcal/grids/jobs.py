@@ -28,7 +28,7 @@ class Site:
     """Where a grid happens, in plain values, so that it can be sent to another process."""
 
     cache: Path
-    attribute: str | None
+    attributes: tuple[str, ...]  # that make the groups
     folder: Path
     device: str
     select: str

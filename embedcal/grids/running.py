@@ -82,7 +82,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     *,
     seeds: int | Sequence[int] = 5,
     select: str | None = None,
-    attribute: str | None = None,
+    attribute: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     engine: str = "auto",
@@ -101,7 +101,8 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
         cache: an open cache.
         seeds: how many, from 0 on, or which. A method that draws nothing runs once.
         select: the rule by which runs are judged on the way; each keeps what every rule chose.
-        attribute: the one that makes the groups; the product of the cache's by default.
+        attribute: the one that makes the groups, or several for the product of their values, in
+            any order; all of the cache's by default.
         out: the grid's folder; by default one of its own under the user's data directory.
         device: where heads are trained.
         engine: ``sequential``, ``processes``, ``batched``, ``ray``, or ``auto``.
@@ -123,7 +124,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     began = time.perf_counter()
     check_engine(engine)
     on = Workbench(cache, attribute)
-    wanted = rule(select) if select else default_rule(bool(on.attributes))
+    wanted = rule(select) if select else default_rule(on.has_groups("val"))
     check_rule(wanted, on)
     spaces = spaces_of(specs, default_grid=default_grid)
     numbers = _seeds(seeds)
@@ -131,7 +132,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     folder = Path(out).expanduser() if out is not None else _own(on, spaces, budget, search)
     site = Site(
         cache=cache.meta.path,
-        attribute=attribute,
+        attributes=on.attributes,
         folder=folder,
         device=device,
         select=wanted.name,

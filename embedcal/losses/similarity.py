@@ -77,7 +77,7 @@ def official_language(
 
 def official_spurious_language(
     class_text: Float[Tensor, "C T d"],
-    attribute_text: Float[Tensor, "A T d"],
+    attribute_text: Float[Tensor, "A U d"],
     y: Int[Tensor, " b"],
     neg: Float[Tensor, ""] | float,
     *,
@@ -89,12 +89,17 @@ def official_spurious_language(
     In the code the item reads all classes of template number y; fixed, all templates of class y.
     ``diagonal`` compares each class prompt with the attribute prompt of its own number and
     template only, the code's ``diag_spurious``. Raises EmbedcalError where C > T, or where
-    ``diagonal`` and A differs from C.
+    ``diagonal`` and A differs from C or U from T.
     """
     c, t, _ = class_text.shape
     rows, columns = _template_major(class_text), _template_major(attribute_text)
     if diagonal:
         _same_count(len(attribute_text), c)
+        if attribute_text.shape[1] != t:
+            raise EmbedcalError(
+                "expected as many texts of every class as of every attribute value, found "
+                f"{t} and {attribute_text.shape[1]}: leave out the diagonal, or the descriptions"
+            )
         row = (rows * columns).sum(-1).abs()
     else:
         row = (rows @ columns.T).abs().mean(-1)

@@ -319,7 +319,10 @@ class CFR(Gradient):
             return drawn
         classes = range(len(plan.centroids))
         if self.pos == "rps":
-            blocks = [draw(plan.y == c, self.positives, generator) for c in classes]
+            there = torch.bincount(plan.y)  # a class may have no rows: then it has no anchors
+            blocks = [
+                draw(plan.y == c, self.positives, generator) for c in torch.nonzero(there)[:, 0]
+            ]
             drawn["positives"] = torch.cat(blocks)
         if self.neg == "rns":
             blocks = [draw(plan.y != c, self.negatives, generator) for c in classes]

@@ -242,9 +242,12 @@ class DFR(Solver):
     def _check(self, source: Examples, task: Task) -> None:
         absent = sorted(set(range(task.n_classes)) - set(source.y.tolist()))
         if absent:
+            mend = "give some"
+            if self.balance == "group":
+                mend = "label the attribute of some, or use --balance class"
             raise EmbedcalError(
                 f"expected {source.split} rows of every class for dfr, found none of class "
-                f"{absent[0]}: give some"
+                f"{absent[0]}: {mend}"
             )
         present = len(np.unique(self._strata(source)))
         if present < 2:

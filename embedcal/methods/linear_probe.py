@@ -95,7 +95,7 @@ class LinearProbe(Solver):
     def solve_stack(cls, methods: Sequence[Self], task: Task, seeds: Sequence[int]) -> list[Head]:
         first = methods[0]
         assert all(method.stack_key == first.stack_key for method in methods)
-        target = _target(task)
+        target = _target(task, by_group="train.g" in first.needs)
         x = torch.from_numpy(np.asarray(task.train.x, np.float64))
         if first.features == "normalised":
             x = F.normalize(x, dim=1)
@@ -130,14 +130,15 @@ class LinearProbe(Solver):
         return LinearHead(weight.float(), bias.float(), normalise=normalise, level=self.level)
 
 
-def _target(task: Task) -> Tensor:
+def _target(task: Task, *, by_group: bool) -> Tensor:
     """Rows of the classes (C, n), one-hot; for two classes that of the second alone."""
     y = torch.from_numpy(np.asarray(task.train.y, np.int64))
     counts = torch.bincount(y, minlength=task.n_classes)
     if (counts == 0).any():
+        mend = "label the attribute of some, or use --balance class" if by_group else "give some"
         raise EmbedcalError(
             f"expected train rows of every class for linear-probe, found none of class "
-            f"{int(counts.argmin())}: give some"
+            f"{int(counts.argmin())}: {mend}"
         )
     onehot = F.one_hot(y, task.n_classes).double().T.contiguous()
     return onehot[1:] if task.n_classes == 2 else onehot

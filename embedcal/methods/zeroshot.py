@@ -48,7 +48,7 @@ class ZeroShot(Solver):
     def solve(self, task: Task, seed: int) -> LinearHead:
         embedding = torch.tensor(task.bank("class").embedding)  # (C, T, d)
         weight = prototypes(embedding)
-        scale = task.projection.logit_scale if task.projection else None
+        scale = task.projection.logit_scale if task.projection else task.logit_scale
         weight = weight * (torch.tensor(scale).exp() if scale is not None else 100.0)
         bias = torch.zeros(len(weight))
         return LinearHead(weight, bias, normalise=True, level="embedding")

@@ -91,7 +91,7 @@ class Course:
         on = Workbench(self.cache, self.part.attribute)
         site = Site(
             cache=self.cache.meta.path,
-            attribute=self.part.attribute,
+            attributes=on.attributes,
             folder=self.folder,
             device=device,
             select=self.recipe.select,

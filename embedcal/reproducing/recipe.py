@@ -16,7 +16,8 @@ class Part:
     ``source`` and ``backbone`` are what ``embedcal cache`` is told, ``dataset`` the name that the
     cache then has (by default the source's). ``weights`` are the names that it may record for
     them; ``rows``, ``width`` (of the embedding) and ``templates`` (a name that ``--templates``
-    takes, or the texts themselves) have to be these where given. ``attribute`` makes the groups.
+    takes, or the texts themselves) have to be these where given. ``attribute``, one or a
+    list, makes the groups.
     ``trained`` are options of every trained method over this cache. ``fetch`` are sentences on
     what to get and where to put it, ``command`` what to type then, where the usual one won't do.
     """
@@ -31,7 +32,7 @@ class Part:
     width: int | None = None
     tokens: bool = False
     templates: str | tuple[str, ...] = "openai"
-    attribute: str | None = None
+    attribute: str | tuple[str, ...] | None = None
     trained: Mapping[str, Any] = field(default_factory=dict)
     fetch: tuple[str, ...] = ()
     command: str = ""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedcal.cache import FeatureCache, open_cache
-from embedcal.datasets.benchmarks import benchmark, benchmark_names
+from embedcal.datasets.named import benchmark, benchmark_names
 from embedcal.datasets.places import data_dir, last_cache
 from embedcal.encoders.load import TINY
 from embedcal.reproducing.recipe import Part, Recipe
@@ -78,8 +78,8 @@ def differences(part: Part, cache: FeatureCache) -> tuple[str, ...]:
     if part.tokens and "tokens" not in meta.levels:
         found.append("it has no tokens")
     names = [name for name, _ in meta.attributes]
-    if part.attribute is not None and part.attribute not in names:
-        found.append(f"it has no attribute '{part.attribute}'")
+    asked = (part.attribute,) if isinstance(part.attribute, str) else part.attribute or ()
+    found += [f"it has no attribute '{name}'" for name in asked if name not in names]
     if part.backbone != IMPORTED and not found:  # the names of open_clip's take a second to read
         wanted = _templates(part)
         if meta.templates != wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from embedcal.cache import FeatureCache
@@ -94,8 +94,14 @@ NEEDS: dict[str, Need] = {
 }
 
 
-def check(study: str, needs: Iterable[str], cache: FeatureCache) -> None:
-    """EmbedcalError for the first of ``needs`` that the cache lacks."""
+def check(
+    study: str,
+    needs: Iterable[str],
+    cache: FeatureCache,
+    attribute: str | Sequence[str] | None = None,
+) -> None:
+    """EmbedcalError for the first of ``needs`` that the cache, or the choice of its attributes,
+    lacks."""
     for name in needs:
         need = NEEDS[name]
         if not need.there(cache):
@@ -103,3 +109,9 @@ def check(study: str, needs: Iterable[str], cache: FeatureCache) -> None:
                 f"expected {need.what} for the study {study}, found {need.found(cache)} in "
                 f"{cache.meta.path.name}: {need.mend}"
             )
+    chosen = cache.meta.chosen(attribute)
+    if "two attributes" in needs and len(chosen) < 2:
+        raise EmbedcalError(
+            f"expected two attributes or more for the study {study}, found {', '.join(chosen)} "
+            "alone: name more of them, or none for all"
+        )

@@ -38,6 +38,7 @@ class Order:
     jobs: int | None
     watch: Callable[[Tally], None] | None
     folder: Path
+    attribute: str | Sequence[str] | None
     runs: Path  # by default one for all studies, which share many runs
 
 
@@ -47,6 +48,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     *,
     seeds: int | Sequence[int] | None = None,
     select: str | None = None,
+    attribute: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     engine: str = "auto",
     device: str = "auto",
@@ -61,6 +63,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
         caches: open caches. Each has rows of its own; several backbones are several caches.
         seeds: how many, from 0 on, or which; the study's own number by default.
         select: the rule that chooses epochs; ``val.worst_group`` where attributes exist.
+        attribute: the one that makes the groups, or several; all of each cache's by default.
         out: the study's folder; by default one of its own under the user's data directory.
         engine: how runs are done, as for a grid.
         device: where heads are trained.
@@ -82,7 +85,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
         raise EmbedcalError(f"expected a cache for the study {chosen.name}, found none: name one")
     different = {cache.fingerprint: cache for cache in caches}
     for cache in different.values():
-        check(chosen.name, chosen.needs, cache)
+        check(chosen.name, chosen.needs, cache, attribute)
     if quick:
         chosen = replace(chosen, seeds=1, spaces=tuple(map(short, chosen.spaces)))
     order = Order(
@@ -93,6 +96,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
         jobs=jobs,
         watch=watch,
         folder=Path(out).expanduser() if out else data_dir() / "studies" / chosen.name,
+        attribute=attribute,
         runs=Path(out).expanduser() if out else data_dir() / "studies" / "runs",
     )
     blocks, costs = [], []
@@ -128,8 +132,8 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
 
 def _block(chosen: Preset, cache: FeatureCache, order: Order) -> tuple[Block, Cost]:
     """Every run over one cache, judged."""
-    on = Workbench(cache)
-    wanted = rule(order.select) if order.select else default_rule(bool(on.attributes))
+    on = Workbench(cache, order.attribute)
+    wanted = rule(order.select) if order.select else default_rule(on.has_groups("val"))
     check_rule(wanted, on)
     fitted, notes = cut(chosen, on)
     folder = order.runs / f"{cache.meta.path.stem}-{cache.fingerprint[:8]}"
@@ -140,7 +144,7 @@ def _block(chosen: Preset, cache: FeatureCache, order: Order) -> tuple[Block, Co
             cache,
             seeds=order.seeds,
             select=wanted.name,
-            attribute=attribute,
+            attribute=attribute or on.attributes,
             out=folder,
             device=order.device,
             engine=order.engine,
@@ -222,7 +226,10 @@ def _judges(on: Workbench, each: Sequence[str]) -> tuple[Judge, ...]:
     """Worst group and average; worst class and mean without attributes; or each one's groups."""
     level: Level = "embedding" if "embedding" in on.cache.meta.levels else "pooled"
     cells = on.strata("test", level)
-    names = ("worst_group", "train_weighted") if on.attributes else ("worst_class", "mean")
+    names = (
+        "worst_group" if cells.n_attributes else "worst_class",
+        "train_weighted" if cells.train_group_counts is not None else "mean",
+    )
     if not each:
         return tuple(Judge(name=name, cells=cells, statistic=name) for name in names)
     judges = [Judge(name="worst_group", cells=cells, statistic="worst_group")]

@@ -9,12 +9,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # helper modules beside the tests
 
-from encoders_for_tests import NumpyEncoder, make_images, make_manifest
+from encoders_for_tests import OPTIONS, NumpyEncoder, make_images, make_manifest
 
 from embedcal.cache import BuildOptions, build_cache
 from embedcal.datasets.manifest import Manifest
-
-OPTIONS = {"tokens": True, "batch_size": 8, "templates": ("a photo of a {}.", "{}")}
 
 
 @pytest.fixture

@@ -17,6 +17,8 @@ from embedcal.types import Projection
 SIZE = 8
 D, W, WT, L, M = 6, 10, 7, 4, 5
 
+OPTIONS = {"tokens": True, "batch_size": 8, "templates": ("a photo of a {}.", "{}")}
+
 
 class NumpyEncoder:
     """Fixed random projections of 8 x 8 pixels. ``image_rows`` counts encoded rows."""

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import OPTIONS
-from encoders_for_tests import NumpyEncoder, make_images, make_manifest
+from encoders_for_tests import OPTIONS, NumpyEncoder, make_images, make_manifest
 
 import embedcal.cache.reading as reading
 from embedcal.cache import BuildOptions, build_cache, open_cache

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import OPTIONS
-from encoders_for_tests import NumpyEncoder, make_images, make_manifest
+from encoders_for_tests import OPTIONS, NumpyEncoder, make_images, make_manifest
 from PIL import Image
 
 from embedcal.cache import BuildOptions, build_cache, explain_miss, open_cache, verify

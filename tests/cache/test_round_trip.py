@@ -9,8 +9,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import OPTIONS
-from encoders_for_tests import NumpyEncoder, make_images, make_manifest
+from encoders_for_tests import OPTIONS, NumpyEncoder, make_images, make_manifest
 from PIL import Image
 
 from embedcal.cache import BuildOptions, Names, build_cache, import_features, open_cache, verify

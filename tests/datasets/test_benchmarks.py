@@ -16,7 +16,8 @@ from embedcal.datasets import (
     group_counts,
     read_manifest,
 )
-from embedcal.datasets.benchmarks import count_differences, parse_facts
+from embedcal.datasets.named import count_differences
+from embedcal.datasets.named.facts import parse_facts
 from embedcal.types import EmbedcalError
 
 PUBLISHED = {
@@ -64,15 +65,17 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
 def test_other_counts_are_a_warning_and_strict_fails(tmp_path: Path) -> None:
     waterbirds(tmp_path)
     warnings = read_manifest("waterbirds", root=tmp_path).warnings
-    assert len(warnings) == 3
-    assert "1/1/1/1" in warnings[0]
-    assert "3498/184/56/1057" in warnings[0]
+    assert len(warnings) == 4
+    assert "no known version of waterbirds" in warnings[0]
+    assert "50.0% of train in the commonest place of its class" in warnings[0]
+    assert "1/1/1/1" in warnings[1]
+    assert "3498/184/56/1057" in warnings[1]
     with pytest.raises(EmbedcalError, match="3498/184/56/1057"):
         read_manifest("waterbirds", root=tmp_path, options=ReadOptions(strict=True))
 
 
 def test_no_root_and_wrong_root(tmp_path: Path) -> None:
-    with pytest.raises(EmbedcalError, match=r"--root .*downloads no data"):
+    with pytest.raises(EmbedcalError, match=r"--root .*datasets show waterbirds"):
         read_manifest("waterbirds")
     with pytest.raises(EmbedcalError, match=r"waterbirds_v1\.0/metadata\.csv.*found none"):
         read_manifest("waterbirds", root=tmp_path)
@@ -149,8 +152,10 @@ def test_one_row_less_than_published_is_noticed(real_data: Path, tmp_path: Path)
     text = (real_data / "waterbirds-metadata.csv").read_text()
     (tmp_path / "metadata.csv").write_text(text.rstrip("\n").rpartition("\n")[0])
     options = ReadOptions(check_files=False)
-    (warning,) = read_manifest("waterbirds", root=tmp_path, options=options).warnings
-    assert "test has 2255/2254/642/642" in warning
+    warnings = read_manifest("waterbirds", root=tmp_path, options=options).warnings
+    assert "no known version of waterbirds" in warnings[0]
+    assert "95.0% of train" in warnings[0]
+    assert "test has 2255/2254/642/642" in warnings[1]
 
 
 def test_the_real_photographs(real_data: Path) -> None:
@@ -159,7 +164,7 @@ def test_the_real_photographs(real_data: Path) -> None:
     assert len(manifest) == 88
     assert all((manifest.root / path).is_file() for path in manifest.paths)
     assert group_counts(manifest)["train"] == [6, 6, 6, 6]
-    assert len(manifest.warnings) == 3
+    assert len(manifest.warnings) == 4
     with pytest.raises(EmbedcalError, match="are published"):
         read_manifest("waterbirds", root=root, options=ReadOptions(strict=True))
 
@@ -209,12 +214,14 @@ def test_birds_of_other_proportions_are_noticed(own_home: Path) -> None:
 
 
 def test_every_benchmark_has_facts() -> None:
-    assert benchmark_names() == ("birds", "waterbirds")
+    assert {"birds", "waterbirds", "celeba", "metashift", "chexpert"} <= set(benchmark_names())
     for name in benchmark_names():
         facts = benchmark(name)
         assert facts.name == name
         assert facts.source
         assert facts.licence
+        assert facts.obtain
+        assert facts.layouts
     assert benchmark("waterbirds").counts == {k: tuple(v) for k, v in PUBLISHED.items()}
     assert benchmark("waterbirds").counts == benchmark("birds").counts
 
@@ -224,7 +231,7 @@ name = "mine"
 title = "Mine"
 source = "my camera"
 licence = "mine"
-table = "metadata.csv"
+layouts = [{table = "metadata.csv"}]
 classes = ["landbird", "waterbird"]
 columns = {path = "img_filename", a = "place"}
 counts = {train = [1, 1, 1, 1], val = [1, 1, 1, 2]}
@@ -253,8 +260,13 @@ def test_a_facts_file_of_ones_own(tmp_path: Path) -> None:
         (FACTS.replace("licence", "license"), "license unknown and licence missing"),
         (FACTS.replace('["landbird", "waterbird"]', '"landbird"'), "classes of f.toml"),
         (FACTS.replace("[1, 1, 1, 1]", '["1"]'), "counts of f.toml"),
-        (FACTS.replace('"mine"', "3"), "name of f.toml to be str"),
-        (FACTS + "rendered = 1", "rendered of f.toml to be bool"),
+        (FACTS.replace('"mine"', "3"), "name of f.toml to be text"),
+        (FACTS + "crop = true", "crop of f.toml to be an integer"),
+        (FACTS.replace("table", "tabel"), "tabel unknown"),
+        (
+            FACTS.replace("[{table", "{table").replace('csv"}]', 'csv"}'),
+            "layouts of f.toml to be a list",
+        ),
     ],
 )
 def test_facts_that_are_none(text: str, said: str) -> None:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +267,24 @@ def test_tree_with_and_without_attribute(tmp_path: Path) -> None:
     assert manifest.warnings == ()
 
 
+def test_a_split_that_is_drawn(tmp_path: Path) -> None:
+    """Over a folder without splits, and over a table in place of its own column."""
+    names = [f"{c}/{p}/{i}.jpg" for c in "ab" for p in "uv" for i in range(20)]
+    touch(tmp_path / "plain", names)
+    options = ReadOptions(split="0.5,0.25,0.25", attribute_name="place")
+    manifest = read_manifest(tmp_path / "plain", options=options)
+    assert group_counts(manifest) == {"train": [10] * 4, "val": [5] * 4, "test": [5] * 4}
+    other = read_manifest(tmp_path / "plain", options=replace(options, split_seed=1))
+    assert group_counts(other) == group_counts(manifest)
+    assert other.split.tolist() != manifest.split.tolist()
+    lines = ["path,y,a,split", *(f"plain/{n},{n[0]},{n[2]},train" for n in names)]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    table = read_manifest(tmp_path / "t.csv", options=replace(options, attribute_name=None))
+    assert table.split.tolist() == manifest.split.tolist()
+    assert "fractions" in fault(tmp_path / "t.csv", split="half")
+    assert "--split" in fault(tmp_path / "plain")
+
+
 def test_tree_notes_other_files(tmp_path: Path) -> None:
     touch(tmp_path, [f"{s}/a/1.jpg" for s in ("train", "val", "test")] + ["train/a/notes.txt"])
     (warning,) = read_manifest(tmp_path).warnings
@@ -317,7 +336,7 @@ def test_a_folder_is_its_own_root(tmp_path: Path) -> None:
         ("waterbird", "did you mean 'waterbirds'?"),
         ("Waterbirds", "did you mean 'waterbirds'?"),
         ("brids", "did you mean 'birds'?"),
-        ("no/such/file.csv", "a CSV file or a folder"),
+        ("no/such/file.csv", "check the spelling or the path"),
         ("\x1b[2J", "check the spelling"),
         ("a\0b", "check the spelling"),
     ],
@@ -325,7 +344,7 @@ def test_a_folder_is_its_own_root(tmp_path: Path) -> None:
 def test_unknown_source(source: str, said: str) -> None:
     message = fault(source)
     assert said in message
-    assert "birds, waterbirds, or a CSV file or a folder" in message
+    assert "a named data set ('embedcal datasets' lists them), a file or a folder" in message
     assert message.isprintable()
 
 

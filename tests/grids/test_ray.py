@@ -46,7 +46,11 @@ def _home_of_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def site(made: Path, tmp_path: Path) -> Site:
     return Site(
-        cache=made, attribute=None, folder=tmp_path / "g", device="cpu", select="val.worst_group"
+        cache=made,
+        attributes=("place",),
+        folder=tmp_path / "g",
+        device="cpu",
+        select="val.worst_group",
     )
 
 
@@ -77,7 +81,7 @@ def test_a_node_needs_neither_the_cache_nor_the_folder(photos, tmp_path, monkeyp
         seed=0,
         site=Site(
             cache=tmp_path / "nowhere.h5",
-            attribute=None,
+            attributes=on.attributes,
             folder=tmp_path / "nowhere",
             device="cpu",
             select="val.worst_group",

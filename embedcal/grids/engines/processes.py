@@ -96,7 +96,7 @@ def _begin(site: Site, folder: str, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     cache = open_cache(site.cache)
-    _worker["site"], _worker["on"] = site, workbench(cache, site.attribute, mapped(Path(folder)))
+    _worker["site"], _worker["on"] = site, workbench(cache, site.attributes, mapped(Path(folder)))
 
 
 def _end_with(parent: int) -> None:

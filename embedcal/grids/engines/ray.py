@@ -34,7 +34,15 @@ from embedcal.grids.settings import Setting
 from embedcal.runs import append, claim
 from embedcal.scored import log
 from embedcal.sharing import Shared, gather, levels_of, workbench
-from embedcal.types import EmbedcalError, FloatArray, IntArray, Projection, TextBank
+from embedcal.types import (
+    SPLITS,
+    EmbedcalError,
+    FloatArray,
+    IntArray,
+    Projection,
+    Split,
+    TextBank,
+)
 from embedcal.workbench import Workbench
 
 AHEAD = 2  # runs sent for each core: while one is done, the next is on its way
@@ -63,7 +71,9 @@ class Known:
     meta: CacheMeta
     texts: Mapping[str, TextBank]
     weights: Projection | None
-    values: int  # of the attribute that makes the groups
+    values: int  # of the attributes that make the groups, or of their product
+    grouped: tuple[Split, ...]  # splits with a row that is in a group
+    logit_scale: float | None
 
     @property
     def fingerprint(self) -> str:
@@ -77,8 +87,11 @@ class Known:
     def banks(self) -> tuple[str, ...]:
         return tuple(self.texts)
 
-    def n_attributes(self, attribute: str | None = None) -> int:
+    def n_attributes(self, attribute: str | Sequence[str] | None = None) -> int:
         return self.values
+
+    def has_groups(self, name: Split, attribute: str | Sequence[str] | None = None) -> bool:
+        return name in self.grouped
 
     # Copies, as a file gives them: heads start from these arrays, and Ray's are everyone's.
 
@@ -113,6 +126,8 @@ def known_of(on: Workbench) -> Known:
         texts={bank: cache.text(bank) for bank in cache.banks},
         weights=cache.projection(),
         values=on.n_attributes,
+        logit_scale=cache.logit_scale,
+        grouped=tuple(split for split in SPLITS if on.has_groups(split)),
     )
 
 
@@ -180,7 +195,7 @@ def perform(order: Order, shared: Shared, known: Known, stage: Mapping[str, File
             own = folder / Path(setting.method).name
             own.write_bytes(order.source)
             setting = replace(setting, method=str(own))
-        on = workbench(cast(FeatureCache, known), site.attribute, shared)
+        on = workbench(cast(FeatureCache, known), site.attributes, shared)
         (job,) = plan([setting], [order.seed], site, on)
         record = do(job, site, on, "ray")
         return record, pack(site.folder / job.id)

@@ -1,0 +1,87 @@
+"""What a run predicts for the rows of its cache, and which run is meant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache import FeatureCache
+from embedcal.cache.format import OK
+from embedcal.datasets.places import data_dir, remembered
+from embedcal.datasets.printable import printable
+from embedcal.runs import Run, load_run
+from embedcal.types import SPLITS, EmbedcalError, IntArray, Split
+
+JUDGED: tuple[Split, ...] = ("val", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictions:
+    """For every row of the cache: the class with the highest logit, and its softmax.
+
+    -1 and NaN for rows of train, and for rows that could not be read: a run has none of those.
+    """
+
+    classes: IntArray  # (N,)
+    confidence: npt.NDArray[np.float32]  # (N,)
+
+
+def predictions(cache: FeatureCache, run: Run) -> Predictions:
+    """What the run predicts under its own rule; EmbedcalError for a run over another cache."""
+    made_over = run.record["cache"]
+    if made_over["fingerprint"] != cache.fingerprint:
+        raise EmbedcalError(
+            f"expected a run over {cache.meta.path}, found {run.id} over "
+            f"{printable(str(made_over.get('path', 'another cache')), longest=300)}: name a run of "
+            "this cache, or that cache"
+        )
+    samples = cache.samples
+    classes = np.full(len(cache), -1, np.int64)
+    confidence = np.full(len(cache), np.nan, np.float32)
+    for split in JUDGED:
+        rows = np.flatnonzero((samples.split == SPLITS.index(split)) & (samples.status == OK))
+        logits = run.logits(run.record["selection"], split).astype(np.float64)
+        if logits.shape != (len(rows), cache.n_classes):
+            raise EmbedcalError(
+                f"expected logits of {len(rows)} rows and {cache.n_classes} classes in "
+                f"{run.folder}, found {logits.shape}: fit the run again"
+            )
+        classes[rows] = logits.argmax(axis=1)
+        confidence[rows] = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    return Predictions(classes=classes, confidence=confidence)
+
+
+def find_run(name: str, cache: Path) -> Run:
+    """The run that is meant by a folder, an id, the beginning of one, or ``last``.
+
+    Ids are looked for among the cache's own runs in the user's data directory, then in the grid
+    used last. EmbedcalError where none or several fit.
+    """
+    if (Path(name) / "run.json").is_file():
+        run = load_run(Path(name))
+        assert run is not None
+        return run
+    places = [data_dir() / "runs" / cache.stem]
+    grid = remembered("grid")
+    places += [grid] if grid is not None and grid.is_dir() else []
+    for place in places:
+        there = {path.parent.name: path.parent for path in place.glob("*/run.json")}
+        fitting = [name] if name in there else [each for each in there if each.startswith(name)]
+        if name == "last" and there:
+            fitting = [max(there, key=lambda each: (there[each] / "run.json").stat().st_mtime_ns)]
+        if len(fitting) > 1:
+            raise EmbedcalError(
+                f"expected one run, found {len(fitting)} that begin with '{printable(name)}' in "
+                f"{place}: give more of its id"
+            )
+        if fitting:
+            run = load_run(there[fitting[0]])
+            assert run is not None
+            return run
+    raise EmbedcalError(
+        f"expected a run, found none called '{printable(name)}' in "
+        f"{' or '.join(map(str, places))}: give its folder, its id, or last"
+    )

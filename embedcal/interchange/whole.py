@@ -1,0 +1,46 @@
+"""A file, or a folder, that appears whole or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from embedcal.datasets.printable import printable
+from embedcal.types import EmbedcalError
+
+
+@contextmanager
+def whole(out: Path, *, folder: bool = False) -> Iterator[Path]:
+    """Where to write what becomes ``out`` when the block ends without an error.
+
+    A file that is there is replaced; a folder only where it is empty. EmbedcalError for that, and
+    for a disk that is full or cannot be written to.
+    """
+    from safetensors import SafetensorError
+
+    shown = printable(str(out), longest=300)
+    if out.is_dir() and (not folder or any(out.iterdir())):
+        what = "an empty folder or none" if folder else "a file or none"
+        raise EmbedcalError(
+            f"expected {what} at {shown}, found a folder: remove it, or name another place"
+        )
+    holder: Path | None = None
+    try:
+        holder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+        part = holder / out.name
+        if folder:
+            part.mkdir()
+        yield part
+        part.replace(out)
+    except (OSError, SafetensorError) as error:
+        told = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise EmbedcalError(
+            f"expected to write {shown}, found: {printable(told, longest=200)}: make room there, "
+            "or name another place"
+        ) from None
+    finally:
+        if holder is not None:
+            shutil.rmtree(holder, ignore_errors=True)
