@@ -28,6 +28,7 @@ NAMES = (
     "neighbours",
     "attention_pool",
     "token_epoch",
+    "gradcam",
     "memory",
     "train_epoch",
     "cfr",

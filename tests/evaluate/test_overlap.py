@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from embedcal.evaluate import aiou, iou, overlap, strata
+from embedcal.evaluate.overlap import adjusted
 from embedcal.types import EmbedcalError
 
 
@@ -56,6 +57,44 @@ def test_groups_of_a_split():
     np.testing.assert_allclose(found.groups, [0.3, np.nan, np.nan, 0.5])
     assert found.worst_group == pytest.approx(0.3)
     assert overlap(values, strata(y, None, 2, 0)).worst_group is None
+
+
+def test_images_without_an_object_are_left_out():
+    y, a = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, -1])
+    values = np.array([0.2, np.nan, np.nan, np.nan, 0.8])
+    np.testing.assert_array_equal(
+        adjusted(np.array([[0.1, 0.3], [np.nan, np.nan]]), y[:2])[1], np.nan
+    )
+    found = overlap(values, strata(y, a, 2, 2))
+    assert (found.images, found.mean) == (2, pytest.approx(0.5))
+    np.testing.assert_array_equal(np.isnan(found.groups), [False, True, True, True])
+    np.testing.assert_array_equal(found.group_intervals[3], [np.nan, np.nan])
+    low, high = found.group_intervals[0]  # one image tells nothing of the spread
+    assert low < 0.1
+    assert high > 0.9
+    with pytest.raises(EmbedcalError, match="at least one image"):
+        overlap(np.full(5, np.nan), strata(y, a, 2, 2))
+
+
+def test_intervals_cover_what_they_should():
+    """Skewed values in [0, 1], groups of 8 to 200 images, the worst two nearly tied."""
+    rng = np.random.default_rng(0)
+    sizes, shapes = np.array([200, 60, 20, 8]), [(8, 4), (3, 4), (6, 7), (9, 3)]
+    y, a = np.repeat([0, 0, 1, 1], sizes), np.repeat([0, 1, 0, 1], sizes)
+    cells = strata(y, a, 2, 2)
+    truth = np.array([p / (p + q) for p, q in shapes])
+    hits = []
+    for seed in range(400):
+        values = np.concatenate([rng.beta(*shape, size=n) for shape, n in zip(shapes, sizes)])
+        found = overlap(values, cells, draws=500, seed=seed)
+        wanted = [*truth, truth @ sizes / sizes.sum(), truth.min()]
+        intervals = [*found.group_intervals, found.mean_interval, found.worst_group_interval]
+        # Biased down once more in its draws, the minimum is reflected about its estimate.
+        assert sum(found.worst_group_interval) >= 2 * found.worst_group - 1e-12
+        hits.append([low <= w <= high for (low, high), w in zip(intervals, wanted)])
+    covered = np.mean(hits, axis=0)
+    assert (covered > 0.92).all(), covered
+    assert (covered[:5] < 0.985).all(), covered
 
 
 @pytest.mark.parametrize("bad", [-0.1, 1.1, np.nan])

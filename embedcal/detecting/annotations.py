@@ -1,0 +1,148 @@
+"""A person's verdict on an attribute, with the labels that were inferred for it.
+
+One JSON file for each attribute beside the cache. It holds a label of every row, and the SHA-256
+of the rows that it is for: their ids and the bytes of their images. So it outlives a cache that is
+labelled anew, and is refused by one of other images. Its own digest is part of the identity of
+whatever is fitted with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache import FeatureCache
+from embedcal.cache.format import canonical, escape_name, unescape_name
+from embedcal.datasets.printable import printable
+from embedcal.detecting.beside import beside, rows_digest, whole
+from embedcal.types import EmbedcalError
+
+Verdict = Literal["healthy", "spurious"]
+VERDICTS = ("healthy", "spurious")
+FORMAT = 1
+FOLDER = "attributes"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Annotation:
+    """An inferred attribute: ``labels`` (N,) of every row of the cache, -1, 0 or 1, int8.
+
+    Label a is ``values[a]``: without it, with it. ``digest`` is the SHA-256 of all of this.
+    """
+
+    attribute: str
+    verdict: Verdict
+    values: tuple[str, str]
+    labels: npt.NDArray[np.int8]
+    source: str
+    digest: str
+
+
+def annotate(
+    cache: FeatureCache,
+    attribute: str,
+    verdict: str,
+    labels: npt.NDArray[Any],
+    *,
+    source: str = "",
+) -> Path:
+    """Write a verdict and the labels (N,) of an attribute beside the cache; the file's path.
+
+    Labels are 1 where the attribute is present, 0 where it is not, -1 where it is not known, one
+    for each row of the cache, whatever its split. ``source`` says what inferred them. An earlier
+    annotation of the attribute is replaced. EmbedcalError for an attribute that the cache has of
+    its own, and for labels of another number or kind.
+    """
+    name = attribute.strip()
+    if not name or not name.isprintable():
+        raise EmbedcalError(f"expected the name of an attribute, found '{printable(attribute)}'")
+    if verdict not in VERDICTS:
+        raise EmbedcalError(
+            f"expected a verdict among {', '.join(VERDICTS)}, found '{printable(verdict)}'"
+        )
+    if name in dict(cache.meta.attributes):
+        raise EmbedcalError(
+            f"expected another name than {name}, which {cache.meta.path.name} has labels of: "
+            "choose one"
+        )
+    given = np.asarray(labels)
+    if given.shape != (len(cache),) or not np.isin(given, (-1, 0, 1)).all():
+        raise EmbedcalError(
+            f"expected a label of 1, 0 or -1 for each of the {len(cache)} rows, found shape "
+            f"{given.shape} with values {np.unique(given)[:5].tolist()}: infer them with detect"
+        )
+    document = {
+        "format": FORMAT,
+        "attribute": name,
+        "verdict": verdict,
+        "values": [f"no {name}", name],
+        "source": source,
+        "rows": {"count": len(cache), "sha256": rows_digest(cache)},
+        "labels": given.astype(int).tolist(),
+    }
+    path = _path(cache, name)
+    with whole(path) as part:
+        part.write_text(json.dumps({**document, "digest": _digest(document)}) + "\n", "utf-8")
+    return path
+
+
+def annotation(cache: FeatureCache, attribute: str) -> Annotation:
+    """The annotation of one attribute beside a cache, checked to be whole and of its rows."""
+    path = _path(cache, attribute)
+    if not path.is_file():
+        known = ", ".join(annotated(cache)) or "none"
+        raise EmbedcalError(
+            f"expected an annotated attribute '{printable(attribute)}' beside "
+            f"{cache.meta.path.name}, found {known}: run detect, then annotate"
+        )
+    return _read(path, cache)
+
+
+def annotated(cache: FeatureCache) -> tuple[str, ...]:
+    """Names of the attributes that were annotated beside a cache, sorted."""
+    folder = beside(cache) / FOLDER
+    return tuple(sorted(unescape_name(path.stem) for path in folder.glob("*.json")))
+
+
+def _path(cache: FeatureCache, attribute: str) -> Path:
+    return beside(cache) / FOLDER / f"{escape_name(attribute)}.json"
+
+
+def _digest(document: Mapping[str, Any]) -> str:
+    return hashlib.sha256(canonical(document).encode()).hexdigest()
+
+
+def _read(path: Path, cache: FeatureCache) -> Annotation:
+    shown = printable(str(path), longest=300)
+    try:
+        found = json.loads(path.read_text("utf-8"))
+        document = {key: value for key, value in found.items() if key != "digest"}
+        sound = found["format"] == FORMAT and found["digest"] == _digest(document)
+        labels = np.asarray(found["labels"], np.int8)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        sound = False
+    if not sound:
+        raise EmbedcalError(
+            f"expected an annotation as it was written in {shown}, found another or a changed "
+            "file: annotate again"
+        )
+    if found["rows"]["sha256"] != rows_digest(cache) or labels.shape != (len(cache),):
+        raise EmbedcalError(
+            f"expected labels of the rows of {cache.meta.path.name} in {shown}, found those of "
+            "other images: annotate again"
+        )
+    return Annotation(
+        attribute=found["attribute"],
+        verdict=found["verdict"],
+        values=(found["values"][0], found["values"][1]),
+        labels=labels,
+        source=found["source"],
+        digest=found["digest"],
+    )

@@ -1,0 +1,162 @@
+"""Text features of names, by the encoder that made a cache, kept beside it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedcal.cache import FeatureCache
+from embedcal.detecting.beside import beside, digest, whole
+from embedcal.detecting.options import DetectOptions
+from embedcal.types import EmbedcalError, FloatArray
+
+if TYPE_CHECKING:
+    from embedcal.encoders.base import Encoder
+
+TINY, HUB, FILE = "tiny", "hf-hub:", ".py:"
+BLOCK = 64  # names encoded between two reports of progress
+
+
+def wording(cache: FeatureCache, names: Sequence[str], options: DetectOptions) -> FloatArray:
+    """Unit text features (K, d) of names: nrm(mean_t nrm(e_kt)) over the templates t.
+
+    Names that were asked for before, of this encoder and these templates, are read from a file
+    beside the cache; the encoder is loaded only for new ones.
+    """
+    if not cache.banks:
+        raise EmbedcalError(
+            f"expected a cache of an encoder with a text tower, found none in "
+            f"{cache.meta.path.name}: cache with a CLIP, or bring a table of attributes"
+        )
+    path = beside(cache) / f"text-{_content(cache, options)}.safetensors"
+    known = _read(path)
+    missing = [name for name in dict.fromkeys(names) if name not in known]
+    if missing:
+        known |= dict(zip(missing, _encode(cache, missing, options), strict=True))
+        _write(path, known, options)
+    return np.stack([known[name] for name in names])
+
+
+def encoder_of(cache: FeatureCache, options: DetectOptions) -> Encoder:
+    """The encoder that made the cache, loaded again and held to the SHA-256 of its weights.
+
+    Code in a file is never run because a cache names it: such an encoder must be named anew.
+    """
+    from embedcal.encoders.load import PRECISIONS, load_encoder
+    from embedcal.heads import torch_device
+
+    meta = cache.meta
+    name = options.backbone or meta.backbone
+    if options.backbone is None and FILE in name:
+        raise EmbedcalError(
+            f"expected --backbone for {meta.path.name}, whose encoder is code in a file ({name}): "
+            "name that file"
+        )
+    own = options.backbone is not None or name == TINY or name.startswith(HUB)
+    weights = options.pretrained or (None if own or meta.weights == "" else meta.weights)
+    try:
+        encoder = load_encoder(
+            name,
+            pretrained=weights,
+            precision=meta.precision if meta.precision in PRECISIONS else "fp32",
+            device=torch_device(options.device),
+        )
+    except EmbedcalError as error:
+        raise EmbedcalError(
+            f"expected the encoder of {meta.path.name}, {meta.backbone} with the weights "
+            f"'{meta.weights}', found none ({error}): name it with --backbone and --pretrained"
+        ) from None
+    width = encoder.meta.text_shapes.get("embedding")
+    other = encoder.meta.weights_sha256 != meta.weights_sha256  # imported features name none
+    if (other and meta.weights_sha256) or width != meta.shapes["embedding"]:
+        raise EmbedcalError(
+            f"expected the weights that made {meta.path.name}, found others: name the same with "
+            "--backbone and --pretrained"
+        )
+    return encoder
+
+
+def meaningless(cache: FeatureCache, names: Sequence[str]) -> frozenset[str]:
+    """Names in which the cache's encoder is known to see nothing.
+
+    Those of which the tiny CLIP's captions never spoke. It has met the words of the templates as
+    well, but at random under any picture, so that "a painting" is to it whatever the noise made it.
+    """
+    if cache.meta.backbone != TINY:
+        return frozenset()
+    from embedcal.datasets.birds.species import SPECIES
+    from embedcal.encoders.tiny.captions import PHRASES
+
+    spoken = {word for text in (*PHRASES, *(one.name for one in SPECIES)) for word in text.split()}
+    return frozenset(name for name in names if not spoken.issuperset(name.casefold().split()))
+
+
+def _content(cache: FeatureCache, options: DetectOptions) -> str:
+    meta = cache.meta
+    return digest(
+        {
+            "weights": meta.weights_sha256 or [options.backbone, options.pretrained],
+            "precision": meta.precision,
+            "templates": list(options.templates),
+        }
+    )
+
+
+def _encode(
+    cache: FeatureCache, names: Sequence[str], options: DetectOptions
+) -> Iterator[FloatArray]:
+    with _quiet():
+        encoder = encoder_of(cache, options)
+        for start in range(0, len(names), BLOCK):
+            block = names[start : start + BLOCK]
+            prompts = [line.replace("{}", name) for name in block for line in options.templates]
+            found = encoder.text(prompts)["embedding"].astype(np.float64)
+            yield from unit(unit(found).reshape(len(block), len(options.templates), -1).mean(1))
+            options.progress(start + len(block), len(names))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the tiny CLIP's list of words that it does not know: of a vocabulary, most of it."""
+    log = logging.getLogger("embedcal.encoders.load")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def unit(x: FloatArray) -> FloatArray:
+    """Rows (..., d) of length 1; zeros stay zeros."""
+    length = np.linalg.norm(x, axis=-1, keepdims=True)
+    found: FloatArray = x / np.where(length > 0, length, 1)
+    return found
+
+
+def _read(path: Path) -> dict[str, FloatArray]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        return {}
+    try:
+        with safe_open(path, "numpy") as stored:
+            names = json.loads(stored.metadata()["names"])
+            return dict(zip(names, stored.get_tensor("embedding"), strict=True))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):
+        return {}  # what is not whole is made again
+
+
+def _write(path: Path, known: dict[str, FloatArray], options: DetectOptions) -> None:
+    from safetensors.numpy import save
+
+    facts = {"names": json.dumps(list(known)), "templates": json.dumps(list(options.templates))}
+    array = np.stack(list(known.values())).astype(np.float32)
+    with whole(path) as part:
+        part.write_bytes(save({"embedding": array}, metadata=facts))

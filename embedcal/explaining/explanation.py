@@ -1,0 +1,189 @@
+"""Why a head decides as it does: maps of chosen rows, and how well they lie on the object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from embedcal.cache import FeatureCache
+from embedcal.evaluate import Overlap, iou, overlap
+from embedcal.evaluate.overlap import adjusted
+from embedcal.explaining.explainer import check_encoder, checked_classes, checked_rows, explainer
+from embedcal.explaining.pictures import find, preparation
+from embedcal.explaining.regions import Kind, Regions, has_regions
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
+
+if TYPE_CHECKING:
+    from embedcal.explaining.pictures import Pictures
+    from embedcal.runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the files are that a cache only names, and what of them is the object.
+
+    ``root`` is the folder of the images, found by their digests where None. ``pretrained`` is the
+    file of the encoder's weights, for a cache that was made from a file. ``region`` is ``mask``,
+    ``box``, or ``auto``, which takes the mask where there is one.
+    """
+
+    root: str | Path | None = None
+    pretrained: str | None = None
+    region: Kind = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Maps of n rows and C classes under one head, in the frame of the encoder's input (H, W).
+
+    ``logits`` (n, K), ``predicted`` (n,) and ``labels`` (n,) are of all the cache's classes;
+    ``maps`` (n, C, H, W) in [0, 1] are of ``classes``. ``pixels`` (n, H, W, 3) is what the encoder
+    saw, ``regions`` (n, H, W) the object, ``iou`` (n, C) and ``aiou`` (n,) eq. 8 and 9 of Yang et
+    al. 2023, NaN without an object; ``aiou`` needs the maps of all classes. What the files do not
+    give is None, and ``note`` says why in one line.
+    """
+
+    rows: IntArray
+    classes: tuple[int, ...]
+    maps: npt.NDArray[np.float32]
+    logits: npt.NDArray[np.float32]
+    labels: IntArray
+    pixels: npt.NDArray[np.uint8] | None = None
+    regions: npt.NDArray[np.bool_] | None = None
+    iou: FloatArray | None = None
+    aiou: FloatArray | None = None
+    note: str = ""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def predicted(self) -> IntArray:
+        """The class of each row's largest logit, (n,)."""
+        best: IntArray = self.logits.argmax(axis=1)
+        return best
+
+    def of(self, classes: IntArray) -> npt.NDArray[np.float32]:
+        """The map (n, H, W) of one class a row; EmbedcalError for a class without maps."""
+        at = {c: place for place, c in enumerate(self.classes)}
+        try:
+            places = [at[int(c)] for c in classes]
+        except KeyError as error:
+            raise EmbedcalError(
+                f"expected a class among {', '.join(map(str, self.classes))}, found {error}: "
+                "explain it too"
+            ) from None
+        maps: npt.NDArray[np.float32] = self.maps[np.arange(len(self)), places]
+        return maps
+
+
+def explain(
+    run: Run | None,
+    cache: FeatureCache,
+    rows: Sequence[int] | IntArray,
+    *,
+    classes: Sequence[int] | None = None,
+    sources: Sources | None = None,
+    device: str = "auto",
+) -> Explanation:
+    """Grad-CAM of some rows under a run's head, or under zero-shot for None.
+
+    A ResNet with cached tokens needs neither images nor backbone, though overlap needs the files
+    of masks, or of images for boxes. Any other encoder runs again on the rows, from files whose
+    SHA-256 must be that of the cache. ``classes``: those to make maps of; all by default.
+    Raises EmbedcalError for what cannot be explained, and for files that are absent or changed.
+    """
+    check_encoder(cache)
+    asked, wanted = checked_rows(rows, cache), checked_classes(classes, cache)
+    sources = sources or Sources()
+    pictures, note = _pictures(cache, int(asked[0]), sources)
+    explains = explainer(
+        run, cache, pictures=pictures, pretrained=sources.pretrained, device=device
+    )
+    maps = np.empty((len(asked), len(wanted), *explains.size), np.float32)
+    logits = np.empty((len(asked), cache.n_classes), np.float32)
+    for places, part, outputs in explains.batches(asked, wanted):
+        maps[places], logits[places] = part.cpu().numpy(), outputs.cpu().numpy()
+    explanation = Explanation(
+        rows=asked,
+        classes=wanted,
+        maps=maps,
+        logits=logits,
+        labels=cache.samples.y[asked],
+        pixels=None if pictures is None else pictures.pixels(asked, preparation(cache)),
+        note=note,
+    )
+    if pictures is None or not has_regions(cache):
+        return explanation
+    try:
+        regions = Regions(pictures, sources.region)(asked)
+    except EmbedcalError as error:
+        if sources.region != "auto":
+            raise
+        return replace(explanation, note=str(error))
+    scores = _known(iou(maps, regions[:, None]), regions)
+    every = len(wanted) > 1 and wanted == tuple(range(cache.n_classes))
+    return replace(
+        explanation,
+        regions=regions,
+        iou=scores,
+        aiou=adjusted(scores, explanation.labels) if every else None,
+    )
+
+
+def aiou(
+    run: Run | None,
+    cache: FeatureCache,
+    split: Split = "test",
+    *,
+    attribute: str | Sequence[str] | None = None,
+    sources: Sources | None = None,
+    device: str = "auto",
+) -> Overlap:
+    """AIOU over a whole split: on average, in each group and in the worst, with 95 % intervals.
+
+    Groups are those that the run was judged by; for zero-shot (None), those of ``attribute``, all
+    of the cache's by default. Images whose object is unknown, or not in the encoder's frame, are
+    left out; ``Overlap.images`` is how many were not. The maps of a batch are let go once they
+    have been compared. Raises EmbedcalError where there are no masks or boxes, or no files of them.
+    """
+    from embedcal.workbench import Workbench
+
+    check_encoder(cache)
+    if cache.n_classes < 2:
+        raise EmbedcalError("expected two classes or more for AIOU, found 1: there is no rival")
+    sources = sources or Sources()
+    chosen = attribute if run is None else (run.record["attributes"] or None)
+    on = Workbench(cache, chosen)
+    rows, cells = on.split(split, "embedding").rows, on.strata(split, "embedding")
+    pictures = find(cache, int(rows[0]), sources.root)
+    regions = Regions(pictures, sources.region)
+    explains = explainer(
+        run, cache, pictures=pictures, pretrained=sources.pretrained, device=device
+    )
+    values = np.empty(len(rows))
+    for places, maps, _ in explains.batches(rows, range(cache.n_classes)):
+        there = regions(rows[places])
+        scores = iou(maps.cpu().numpy(), there[:, None])
+        values[places] = adjusted(_known(scores, there), cells.y[places])
+    return overlap(values, cells)
+
+
+def _pictures(cache: FeatureCache, row: int, sources: Sources) -> tuple[Pictures | None, str]:
+    """The files, or why there are none where cached tokens make them optional."""
+    try:
+        return find(cache, row, sources.root), ""
+    except EmbedcalError as error:
+        if "tokens" not in cache.meta.levels or sources.root is not None:
+            raise
+        return None, str(error)
+
+
+def _known(scores: FloatArray, regions: npt.NDArray[np.bool_]) -> FloatArray:
+    """IOU (n, C), NaN in rows without an object in the frame."""
+    return np.where(regions.reshape(len(regions), 1, -1).any(axis=2), scores, np.nan)

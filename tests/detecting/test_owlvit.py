@@ -1,0 +1,242 @@
+"""Boxes: what is kept, stored and resumed, and the real classes where they are installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import embedcal
+from embedcal.detecting import DetectOptions, detect
+from embedcal.detecting.owlvit import corners_of, keep, load_owlvit, owlvit_boxes, owlvit_presence
+from embedcal.errors import EmbedcalError
+
+NAMES = ("dark", "bright", "blue")
+
+
+def images_in(log: list) -> int:
+    return sum(isinstance(entry, float) for entry in log)
+
+
+class Colours:
+    """Finds by the mean colour of either half of a picture; counts what it is asked."""
+
+    identity = "colours 1"
+
+    def __init__(self, log: list, stop_after: int | None = None) -> None:
+        self.log, self.stop_after = log, stop_after
+
+    def names(self, prompts):
+        self.log.append(tuple(prompts))
+        return prompts
+
+    def __call__(self, images, names):
+        found = []
+        for image in images:
+            if self.stop_after is not None and images_in(self.log) >= self.stop_after:
+                raise KeyboardInterrupt
+            width, height = image.size
+            pixels = np.asarray(image, float) / 255
+            halves = [pixels[:, : width // 2], pixels[:, width // 2 :]]
+            light = np.array([half.mean() for half in halves])
+            blue = np.array([half[..., 2].mean() - half[..., 0].mean() for half in halves])
+            self.log.append(round(float(light.sum()), 6))
+            scores = np.stack([(1 - light) ** 6, light**6, np.clip(blue, 0, 1)], axis=1)
+            corners = np.array([[0, 0, width / 2, height], [width / 2, 0, width, height]])
+            found.append((scores, corners))
+        return found
+
+
+@pytest.fixture
+def world(birds, tmp_path):
+    copy = tmp_path / "birds.h5"
+    copy.write_bytes(birds.read_bytes())
+    (root,) = (birds.parent.parent / "birds").glob("rows-600-*")
+    with embedcal.open(copy) as cache:
+        yield cache, root
+
+
+def options(root, log, stop_after=None, **more):
+    return DetectOptions(
+        root=root, load=lambda model, device: Colours(log, stop_after), batch_size=4, **more
+    )
+
+
+def test_a_box_counts_for_its_best_name_where_that_scores_enough():
+    scores = np.array([[0.05, 0.3, 0.2], [0.09, 0.02, 0.01], [0.1, 0.0, 0.05]])
+    corners = np.arange(12.0).reshape(3, 4)
+    name, score, kept = keep(scores, corners, 0.1)
+    assert (name.tolist(), score.tolist()) == ([1, 0], [0.3, 0.1])
+    assert kept.tolist() == corners[[0, 2]].tolist()
+
+
+def test_corners_are_pixels_of_the_file():
+    boxes = np.array([[0.5, 0.5, 0.5, 1.0], [0.0, 0.0, 0.5, 0.5]])
+    stretched = corners_of(boxes, (200, 100), square=False)
+    assert stretched.tolist() == [[50, 0, 150, 100], [0, 0, 50, 25]]
+    padded = corners_of(boxes, (200, 100), square=True)
+    assert padded.tolist() == [[50, 0, 150, 100], [0, 0, 50, 50]]
+
+
+def test_presence_is_that_of_the_boxes_and_names_are_encoded_once(world):
+    cache, root = world
+    rows, log = cache.split("val").rows, []
+    found = owlvit_presence(cache, NAMES, rows, options(root, log))
+    prompts = tuple(f"a photo of a {name}" for name in NAMES)
+    assert [entry for entry in log if not isinstance(entry, float)] == [prompts]
+    assert images_in(log) == len(rows)
+    boxes = owlvit_boxes(cache, NAMES, rows, options(root, log))
+    assert images_in(log) == len(rows)  # read again
+    for i, row in enumerate(rows):
+        for j in range(3):
+            scores = boxes.score[(boxes.row == row) & (boxes.name == j)]
+            assert found.present[i, j] == (len(scores) > 0)
+            if len(scores):
+                assert found.margin[i, j] == pytest.approx(scores.max() - 0.1, abs=1e-6)
+    assert 0 < found.present.mean() < 1
+    assert boxes.score.min() >= 0.1
+
+
+def test_a_killed_search_goes_on_where_it_stopped(world):
+    cache, root = world
+    rows = cache.split("test").rows
+    log: list = []
+    whole = owlvit_boxes(cache, NAMES, rows, options(root, log, threshold=0.11))
+    with pytest.raises(KeyboardInterrupt):
+        owlvit_boxes(cache, NAMES, rows, options(root, [], stop_after=len(rows) // 2))
+    log = []
+    resumed = owlvit_boxes(cache, NAMES, rows, options(root, log))
+    assert 0 < images_in(log) < 0.75 * len(rows)
+    log = []
+    straight = owlvit_boxes(cache, ("x", *NAMES[1:]), rows, options(root, log))
+    assert images_in(log) == len(rows)  # other names, another search
+    for one in ("row", "name", "score", "corners"):
+        assert np.array_equal(getattr(resumed, one), getattr(straight, one))
+    assert len(whole.row) < len(resumed.row)
+
+
+def test_a_torn_part_is_made_again_and_more_rows_join_it(world):
+    cache, root = world
+    log: list = []
+    first = owlvit_boxes(cache, NAMES, np.arange(5), options(root, log))
+    (part,) = cache.meta.path.with_suffix(".beside").glob("owlvit-*/*.npz")
+    more = owlvit_boxes(cache, NAMES, np.arange(8), options(root, log))
+    assert images_in(log) == 8
+    assert np.array_equal(more.row[more.row < 5], first.row)
+    part.write_bytes(part.read_bytes()[:100])
+    again = owlvit_boxes(cache, NAMES, np.arange(8), options(root, log))
+    assert images_in(log) == 16
+    assert np.array_equal(np.sort(again.score), np.sort(more.score))
+
+
+def test_other_images_and_missing_ones_are_told(world, tmp_path):
+    cache, root = world
+    with pytest.raises(EmbedcalError, match="expected an image at"):
+        owlvit_boxes(cache, NAMES, np.arange(2), options(tmp_path, []))
+    path = tmp_path / cache.samples.paths[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes((root / cache.samples.paths[1]).read_bytes())
+    with pytest.raises(EmbedcalError, match="the image that was cached"):
+        owlvit_boxes(cache, NAMES, np.arange(1), options(tmp_path, []))
+
+
+def test_detection_by_boxes(world):
+    cache, root = world
+    found = detect(
+        cache, detector="owlvit", vocabulary=NAMES, split="test", options=options(root, [])
+    )
+    assert found.presence.names == NAMES
+    assert found.effects
+
+
+def test_without_transformers_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(EmbedcalError, match=r"pip install 'embedcal\[detect\]'"):
+        load_owlvit("anything")
+
+
+# The real classes at a small size, with random weights: the wiring, not the quality.
+
+
+def tiny_owl(folder: Path, *, kind: str) -> Path:
+    transformers = pytest.importorskip("transformers")
+    import torch
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = ["!", "<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    vocabulary = {word: i for i, word in enumerate(words)}
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = transformers.CLIPTokenizer(
+        str(folder / "vocab.json"), str(folder / "merges.txt"), pad_token="!", model_max_length=16
+    )
+    name = {"owlvit": "OwlViT", "owlv2": "Owlv2"}[kind]
+    size = {"height": 64, "width": 64}
+    processor = getattr(transformers, f"{name}Processor")(
+        image_processor=getattr(transformers, f"{name}ImageProcessor")(size=size),
+        tokenizer=tokenizer,
+    )
+    tower = {
+        "hidden_size": 32,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    config = getattr(transformers, f"{name}Config")(
+        text_config={
+            **tower,
+            "vocab_size": len(words),
+            "max_position_embeddings": 16,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+            "pad_token_id": 0,
+        },
+        vision_config={**tower, "image_size": 64, "patch_size": 16},
+        projection_dim=32,
+    )
+    torch.manual_seed(0)
+    getattr(transformers, f"{name}ForObjectDetection")(config).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["owlvit", "owlv2"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_classes_answer_as_their_own_forward_does(tmp_path, kind):
+    import torch
+    from PIL import Image
+
+    folder = tiny_owl(tmp_path / kind, kind=kind)
+    owl = load_owlvit(str(folder), "cpu")
+    rng = np.random.default_rng(0)
+    pictures = [
+        Image.fromarray(rng.integers(256, size=(h, w, 3), dtype=np.uint8))
+        for h, w in ((64, 64), (50, 90))
+    ]
+    prompts = ["a photo of a cat", "a photo of a sea"]
+    found = owl(pictures, owl.names(prompts))
+    inputs = owl._processor(
+        text=[prompts] * 2, images=pictures, return_tensors="pt", padding="max_length"
+    )
+    with torch.inference_mode():
+        wanted = owl._model(**inputs)
+    for i, (scores, corners) in enumerate(found):
+        assert scores == pytest.approx(wanted.logits[i].sigmoid().numpy(), abs=1e-5)
+        scaled = corners_of(wanted.pred_boxes[i].numpy(), pictures[i].size, square=kind == "owlv2")
+        assert corners == pytest.approx(scaled, abs=1e-3)
+    again = load_owlvit(str(folder), "cpu")
+    assert again.identity == owl.identity
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_classes_over_a_cache(tmp_path, world):
+    cache, root = world
+    folder = tiny_owl(tmp_path / "owl", kind="owlvit")
+    asked = DetectOptions(root=root, model=str(folder), threshold=0.3, device="cpu")
+    found = owlvit_boxes(cache, ("sea", "tree"), np.arange(6), asked)
+    assert set(found.row) <= set(range(6))
+    again = owlvit_boxes(cache, ("sea", "tree"), np.arange(6), asked)
+    assert np.array_equal(found.corners, again.corners)
