@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
+from torch.optim.sgd import sgd
 
 from embedcal.features import Features, features
 from embedcal.heads import Head
@@ -21,6 +23,7 @@ from embedcal.threads import threads
 from embedcal.types import EmbedcalError, Examples, Task
 
 Watch = Callable[[int, Head], None]
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's own
 SHARED_WORK = 50_000_000  # multiplications a step from which a second thread pays
 
 
@@ -47,14 +50,15 @@ def _train(method: Gradient, task: Task, *, seed: int, watch: Watch | None, devi
     state = to_device(method.init(plan), device)
     hyper = {name: torch.tensor(value, device=device) for name, value in method.hyper().items()}
     trained = [parameter for parameter in head.parameters() if parameter.requires_grad]
-    update = _optimizer(method, trained)
+    update = Descent(method, trained)
     data = Data.on_device(task.train, device)
     for epoch in range(1, method.epochs + 1):
         head.train()
         total = torch.zeros((), device=device)
         for step in method.steps(task, plan, epoch, generator):
             loss, state = method.loss(head, state, data.batch(step), hyper)
-            update.zero_grad(set_to_none=True)
+            for parameter in trained:
+                parameter.grad = None
             loss.backward()  # type: ignore[no-untyped-call]
             if method.clip_norm:
                 torch.nn.utils.clip_grad_norm_(trained, method.clip_norm)
@@ -122,18 +126,66 @@ class Data:
         )
 
 
-def _optimizer(method: Gradient, trained: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-    if method.optimizer == "sgd":
-        return torch.optim.SGD(
-            trained,
-            lr=method.step_size,
-            momentum=method.momentum,
-            weight_decay=method.weight_decay,
+class Descent:
+    """torch's fused AdamW or SGD over some parameters, to the bit, without its optimizer classes.
+
+    The first of those that is made imports torch's compiler, which takes longer than many a run.
+    """
+
+    def __init__(self, method: Gradient, trained: list[torch.nn.Parameter]) -> None:
+        self._method = method
+        self._trained = trained
+        self._moments: dict[Tensor, tuple[Tensor, ...]] = {}
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter that has a gradient."""
+        moved: list[Tensor] = [each for each in self._trained if each.grad is not None]
+        slopes = [each.grad for each in moved if each.grad is not None]
+        for parameter in moved:
+            if parameter not in self._moments:
+                self._moments[parameter] = self._start(parameter)
+        first, *others = map(list, zip(*(self._moments[each] for each in moved), strict=True))
+        method = self._method
+        if method.optimizer == "sgd":
+            sgd(
+                moved,
+                slopes,
+                first,
+                fused=True,
+                lr=method.step_size,
+                weight_decay=method.weight_decay,
+                momentum=method.momentum,
+                dampening=0.0,
+                nesterov=False,
+                maximize=False,
+            )
+            return
+        second, steps = others
+        adamw(
+            moved,
+            slopes,
+            first,
+            second,
+            [],
+            steps,
             fused=True,
+            amsgrad=False,
+            lr=method.step_size,
+            weight_decay=method.weight_decay,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            eps=EPSILON,
+            maximize=False,
         )
-    return torch.optim.AdamW(
-        trained, lr=method.step_size, weight_decay=method.weight_decay, fused=True
-    )
+
+    def _start(self, parameter: Tensor) -> tuple[Tensor, ...]:
+        """(momentum) of sgd; (first, second, steps) of adamw."""
+        zeros = torch.zeros_like(parameter, memory_format=torch.preserve_format)
+        if self._method.optimizer == "sgd":
+            return (zeros,)
+        steps = torch.zeros((), dtype=torch.float32, device=parameter.device)
+        return zeros, torch.zeros_like(zeros), steps
 
 
 def to_device(state: object, device: str) -> object:

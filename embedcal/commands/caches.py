@@ -30,6 +30,9 @@ def cache(
     classes: Annotated[str | None, typer.Option(help="class names, in order: land,water")] = None,
     attributes: Annotated[str | None, typer.Option(help="names of the attribute's values")] = None,
     attribute_name: Annotated[str | None, typer.Option(help="the attribute's own name")] = None,
+    attribute: Annotated[
+        list[str] | None, typer.Option(help="a column that is an attribute; may be repeated")
+    ] = None,
     columns: Annotated[str | None, typer.Option(help="foreign headers: path=file,y=label")] = None,
     split: Annotated[
         str | None, typer.Option(help="0.7,0.1,0.2 of train, val, test, or a rule of the set's")
@@ -92,7 +95,7 @@ def cache(
             read=ReadOptions(
                 columns=columns_of(columns) if columns else {},
                 classes=classes,
-                attributes=attributes_of(attributes) if attributes else None,
+                attributes=attributes_of(attributes or "", attribute or ()),
                 attribute_name=attribute_name,
                 prompts=prompts,
                 descriptions=descriptions,

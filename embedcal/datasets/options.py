@@ -100,16 +100,25 @@ def columns_of(text: str) -> dict[str, str]:
     return dict(_pair(pair, "OURS=HEADER, as in path=img_filename,y=label") for pair in pairs)
 
 
-def attributes_of(text: str) -> str | dict[str, str]:
+def attributes_of(text: str, columns: Sequence[str] = ()) -> str | dict[str, str] | None:
     """What ``ReadOptions.attributes`` takes: value names, or several attributes by name.
 
     ``"land,water"`` stays as it is; ``"place=land,water; time=day,night"`` becomes a mapping, and
-    so does ``"place=; time="``, whose value names are taken from the table.
+    so does ``"place=; time="``, whose value names are taken from the table, as those of ``columns``
+    are. One column may stand beside value names, which are then its own. Neither: None.
     """
-    if "=" not in text:
-        return text
-    form = "NAME=VALUES, as in place=land,water;time=day,night"
-    return dict(_pair(part, form) for part in text.split(";") if part.strip())
+    if "=" in text:
+        form = "NAME=VALUES, as in place=land,water;time=day,night"
+        named = dict(_pair(part, form) for part in text.split(";") if part.strip())
+        return {**dict.fromkeys(columns, ""), **named}
+    if not columns:
+        return text or None
+    if text and len(columns) > 1:
+        raise EmbedcalError(
+            f"expected the values of each of {printable(', '.join(columns))}, found "
+            f"'{printable(text)}' for all: write --attributes \"{printable(columns[0])}=a,b;...\""
+        )
+    return dict.fromkeys(columns, text)
 
 
 def _pair(text: str, form: str) -> tuple[str, str]:

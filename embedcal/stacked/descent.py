@@ -15,8 +15,8 @@ from torch.optim.adamw import adamw
 from torch.optim.sgd import sgd
 
 from embedcal.methods.base import Gradient
+from embedcal.train import BETAS, EPSILON
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # torch's own, which embedcal.train leaves as they are
 CLIP_EPSILON = 1e-6  # beside the norm, as in torch.nn.utils.clip_grad_norm_
 
 Moments = tuple[Tensor, ...]  # of one parameter: (first, second, steps) of adamw, (first,) of sgd

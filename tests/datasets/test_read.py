@@ -410,6 +410,16 @@ def test_options_mistyped(text: str) -> None:
         columns_of(text)
 
 
+def test_attributes_by_their_columns() -> None:
+    assert attributes_of("") is None
+    assert attributes_of("land,water") == "land,water"
+    assert attributes_of("", ["place", "time"]) == {"place": "", "time": ""}
+    assert attributes_of("land,water", ["place"]) == {"place": "land,water"}
+    assert attributes_of("time=day,night", ["place"]) == {"place": "", "time": "day,night"}
+    with pytest.raises(EmbedcalError, match="for all"):
+        attributes_of("land,water", ["place", "time"])
+
+
 def test_attributes_mistyped() -> None:
     with pytest.raises(EmbedcalError, match="NAME=VALUES"):
         attributes_of("place=land;time")
