@@ -110,7 +110,7 @@ def _overhead(cache: FeatureCache, folder: Path, head: str, *, quick: bool) -> R
 
     Both in this process, one run after another, so that the difference is overhead alone.
     """
-    runs = 8 if quick or head == "projection" else 24
+    runs = 8 if quick else 32
     on = Workbench(cache)
     method = configure("erm", {"head": head, "epochs": 1}).resolve(on.offer)
     assert isinstance(method, Gradient)
@@ -128,7 +128,7 @@ def _overhead(cache: FeatureCache, folder: Path, head: str, *, quick: bool) -> R
             train(method, task, seed=seed, watch=keeper)
             logits_of(keeper.best, on, method.level)
 
-    seconds = interleaved({"grid": with_grid, "alone": alone}, repetitions=2 if quick else 5)
+    seconds = interleaved({"grid": with_grid, "alone": alone}, repetitions=2 if quick else 3)
     differences = [
         1000 * (a - b) / runs for a, b in zip(seconds["grid"], seconds["alone"], strict=True)
     ]

@@ -13,14 +13,14 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands import caches, datasets, features, grids, runs, studies
+from embedcal.commands import caches, datasets, features, grids, runs, seeing, studies
 from embedcal.commands.by_method import CONTEXT, in_order
 from embedcal.commands.shared import say
 from embedcal.errors import EmbedcalError
 
 ORDER = (
     "demo", "cache", "fit", "grid", "compare", "sensitivity", "study", "reproduce",
-    "info", "verify", "methods", "datasets", "merge", "import-features",
+    "detect", "explain", "info", "verify", "methods", "datasets", "merge", "import-features",
     "export-features",
 )  # fmt: skip
 app = typer.Typer(
@@ -86,5 +86,5 @@ def _usage(error: Any) -> int:
     return _fail(message.replace("\n", " ") + see)
 
 
-for group in (runs, caches, features, datasets, grids, studies):
+for group in (runs, caches, features, datasets, grids, studies, seeing):
     group.register(app)

@@ -1,0 +1,165 @@
+"""What detect and explain answer: a JSON record, and a report for people of the same values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group, RenderableType
+
+from embedcal.tables import facts, percent, plain_table, shown
+from embedcal.types import EmbedcalError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from embedcal.cache import FeatureCache
+    from embedcal.detecting import Detection, Effect
+    from embedcal.explaining import Explanation
+
+FIGURES = (".png", ".svg", ".pdf")
+
+
+def detect_record(found: Detection, cache: Path, per_class: int) -> dict[str, Any]:
+    """The first few attributes of each class, and how sure one can be of their presence."""
+    return {
+        "cache": str(cache),
+        "of": found.of,
+        "split": found.split,
+        "detector": found.detector,
+        "by": found.by,
+        "tested": len(found.effects),
+        "left_out": list(found.presence.left_out),
+        "attributes": [_effect(each, found) for each in found.leading(per_class)],
+        "agreement": [
+            {
+                "name": each.name,
+                "attribute": each.attribute,
+                "value": each.value,
+                "images": each.n,
+                "agreement": each.agreement,
+                "auroc": each.auroc,
+            }
+            for each in found.agreements
+        ],
+    }
+
+
+def _effect(effect: Effect, found: Detection) -> dict[str, Any]:
+    return {
+        "class": found.classes[effect.label],
+        "attribute": effect.attribute,
+        "n_with": effect.n_with,
+        "n_without": effect.n_without,
+        "accuracy_with": effect.accuracy_with,
+        "accuracy_without": effect.accuracy_without,
+        "delta": effect.delta,
+        "interval": list(effect.interval),
+        "p": effect.p,
+        "p_adjusted": effect.p_adjusted,
+        "mutual_information": effect.mutual_information,
+        "confused": found.classes[effect.confused],
+    }
+
+
+def detect_report(record: Mapping[str, Any]) -> RenderableType:
+    table = plain_table()
+    for column in ("class", "attribute"):
+        table.add_column(column, overflow="fold", min_width=8)
+    for column in ("with", "without", "delta", "95 %", "p", "images"):
+        table.add_column(column, justify="right", no_wrap=True)
+    several = len({each["confused"] for each in record["attributes"]}) > 2
+    if several:
+        table.add_column("taken for", overflow="fold", min_width=9)
+    for each in record["attributes"]:
+        low, high = each["interval"]
+        table.add_row(
+            shown(each["class"]),
+            shown(each["attribute"]),
+            percent(each["accuracy_with"]),
+            percent(each["accuracy_without"]),
+            percent(each["delta"]),
+            f"{percent(low)}, {percent(high)}",
+            "<.001" if each["p_adjusted"] < 0.001 else f"{each['p_adjusted']:.3f}",
+            f"{each['n_with']}/{each['n_without']}",
+            *([shown(each["confused"])] if several else []),
+        )
+    lines: list[RenderableType] = [
+        f"Accuracy of {shown(record['of'])} on {record['split']}, %, of images with an attribute "
+        f"and without it, and how many they are. Found by {shown(record['detector'])}; "
+        f"{record['tested']:,} pairs of attribute and class were tested, p counts them all "
+        "(Benjamini-Hochberg)."
+    ]
+    if not record["attributes"]:
+        lines = [
+            "no attribute has enough images with it and without it in any class: give a lower "
+            "--min-detect, or another --split"
+        ]
+    lines += [
+        f"'{shown(each['name'])}' agrees with {shown(each['attribute'])} = {shown(each['value'])} "
+        f"on {percent(each['agreement'])} % of {each['images']:,} images"
+        for each in record["agreement"]
+    ]
+    if record["left_out"]:
+        lines.append(f"{len(record['left_out']):,} names left out: the encoder cannot tell them")
+    return Group(*([table] if record["attributes"] else []), *lines)
+
+
+def save(made: Figure, path: Path) -> None:
+    """Write a figure; EmbedcalError for a suffix that is none of a figure's, or no room."""
+    if path.suffix.lower() not in FIGURES:
+        raise EmbedcalError(
+            f"expected a figure that ends in {', '.join(FIGURES)}, found {path.name}: rename it"
+        )
+    try:
+        made.savefig(path, dpi=150)
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to write {path}, found: {error.strerror}: choose another place with -o"
+        ) from None
+
+
+def explain_record(
+    found: Mapping[str, Explanation], cache: FeatureCache, path: Path
+) -> dict[str, Any]:
+    """Of each head and image: what it predicts, and how well its map lies on the object."""
+    samples, classes = cache.samples, cache.meta.classes
+    return {
+        "figure": str(path),
+        "heads": {
+            name: [
+                {
+                    "row": int(row),
+                    "id": samples.ids[int(row)],
+                    "class": classes[int(each.labels[at])],
+                    "predicted": classes[int(each.predicted[at])],
+                    "aiou": _number(each.aiou, at),
+                }
+                for at, row in enumerate(each.rows)
+            ]
+            for name, each in found.items()
+        },
+    }
+
+
+def _number(values: Any, at: int) -> float | None:
+    value = math.nan if values is None else float(values[at])
+    return None if math.isnan(value) else value
+
+
+def explain_report(record: Mapping[str, Any]) -> RenderableType:
+    table = plain_table()
+    table.add_column("row", justify="right", no_wrap=True)
+    table.add_column("class", overflow="fold")
+    heads = record["heads"]
+    for name in heads:
+        table.add_column(shown(name), overflow="fold")
+    for images in zip(*heads.values(), strict=True):
+        cells = [str(images[0]["row"]), shown(images[0]["class"])]
+        for image in images:
+            score = "" if image["aiou"] is None else f", AIoU {image['aiou']:.2f}"
+            cells.append(shown(image["predicted"] + score))
+        table.add_row(*cells)
+    return Group(table, facts({"figure": record["figure"]}))
