@@ -22,8 +22,10 @@ from embedcal.types import FloatArray
 def forked(work: Callable[[int], FloatArray], count: int) -> list[FloatArray]:
     """[work(0), ..., work(count - 1)], arrays of float64 and of one shape.
 
-    There are as many processes as torch has threads, this one among them, each on one thread and
-    with every so-manieth piece. Work may neither use torch nor draw from a shared generator.
+    There are as many processes as torch has threads, this one among them, each on one thread.
+    Pieces are dealt out there and back, so that where they grow or shrink in order, as the fits of
+    a list of C do, nobody gets the larger of every pair. Work may neither use torch nor draw from
+    a shared generator.
     Elsewhere than on Linux, and in processes that may have no children, all is done here, as is
     whatever a child did not deliver: so an error is raised here too.
     """
@@ -37,16 +39,17 @@ def forked(work: Callable[[int], FloatArray], count: int) -> list[FloatArray]:
         warnings.simplefilter("ignore", DeprecationWarning)
         for first in range(1, workers):
             mine, theirs = context.Pipe(duplex=False)
-            pieces = range(first, count, workers)
+            pieces = dealt(first, count, workers)
             child = context.Process(target=_deliver, args=(work, pieces, theirs), daemon=True)
             child.start()
             theirs.close()
             children.append((child, mine, pieces))
         try:
-            done = {k: work(k) for k in range(0, count, workers)}
+            done = {k: work(k) for k in dealt(0, count, workers)}
+            shape = done[0].shape
             for _, mine, pieces in children:
                 try:
-                    found = np.frombuffer(mine.recv_bytes()).reshape(len(pieces), *done[0].shape)
+                    found = np.frombuffer(mine.recv_bytes()).reshape(len(pieces), *shape)
                 except EOFError:
                     found = np.stack([work(k) for k in pieces])
                 done |= dict(zip(pieces, found, strict=True))
@@ -57,11 +60,17 @@ def forked(work: Callable[[int], FloatArray], count: int) -> list[FloatArray]:
     return [done[k] for k in range(count)]
 
 
+def dealt(worker: int, count: int, workers: int) -> list[int]:
+    """Which of ``count`` pieces a worker gets: of four for two, 0 and 3, or 1 and 2."""
+    places = [*range(workers), *reversed(range(workers))]
+    return [k for k in range(count) if places[k % len(places)] == worker]
+
+
 def _may_fork() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
-def _deliver(work: Callable[[int], FloatArray], pieces: range, to: Connection) -> None:
+def _deliver(work: Callable[[int], FloatArray], pieces: list[int], to: Connection) -> None:
     """In a child: all pieces at once, for a full pipe would hold it up; an end for a failure."""
     with to, suppress(Exception):  # what fails is done, and fails, in the parent
         to.send_bytes(np.stack([work(k) for k in pieces]).astype(np.float64).tobytes())

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from embedcal.heads import predict
-from embedcal.methods._forked import forked
+from embedcal.methods._forked import dealt, forked
 from embedcal.methods.dfr import DFR, balanced_subset, fit_scaler, logistic_l1
 from embedcal.types import EmbedcalError, Examples, Task, WithheldError
 
@@ -363,6 +363,16 @@ def test_the_number_of_processes_changes_no_bit(
         assert torch.equal(head.bias, heads[0].bias)
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 7, 20])
+def test_pieces_are_dealt_once_and_evenly(count: int, workers: int) -> None:
+    hands = [dealt(worker, count, workers) for worker in range(workers)]
+    assert sorted(k for hand in hands for k in hand) == list(range(count))
+    assert max(map(len, hands)) - min(map(len, hands)) <= 1
+    if (count, workers) == (7, 2):
+        assert hands == [[0, 3, 4], [1, 2, 5, 6]]
+
+
 def test_forked_work_comes_back_in_order_and_from_several_processes(
     threads: Callable[[int], None],
 ) -> None:
@@ -370,7 +380,7 @@ def test_forked_work_comes_back_in_order_and_from_several_processes(
     found = forked(lambda k: np.array([[k, os.getpid()]], float), 7)
     assert [int(one[0, 0]) for one in found] == list(range(7))
     pids = [int(one[0, 1]) for one in found]
-    assert pids == [pids[k % 3] for k in range(7)]
+    assert pids[3:] == [pids[2], pids[1], pids[0], pids[0]]  # dealt out there and back
     assert pids[0] == os.getpid()
     assert len(set(pids)) == (3 if sys.platform == "linux" else 1)
     threads(1)
