@@ -65,7 +65,7 @@ def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
         "attributes": list(on.attributes),
     }
     reads_labels = any(need.endswith((".y", ".g", ".a")) for need in labels_of(method))
-    if "text.class" in method.needs and not reads_labels:
+    if "text.class" in method.needs and not reads_labels and "class" in on.cache.banks:
         bank = on.cache.text("class").first(method.n_templates)
         found["prompts"] = prompts_of(bank)
     return found
