@@ -42,7 +42,7 @@ def compare(path: Path, seeds: int, console: Console) -> tuple[list[Row], dict[s
                 rows.append(fit_entry(on, entry, range(seeds)))
             except EmbedcalError as error:
                 failed[entry.label] = str(error)
-            except Exception:  # a bug: told with its traceback, and the others go on
+            except Exception:  # a bug of ours: its traceback is printed, and the others go on
                 failed[entry.label] = traceback.format_exc()
             told = f"{rows[-1].seconds:.1f} s a run" if entry.label not in failed else "failed"
             console.print(f"{entry.label}: {told}", highlight=False, soft_wrap=True)

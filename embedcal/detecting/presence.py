@@ -6,8 +6,8 @@ The score of attribute j on an image is how much more the image is like it than 
 
 with x the image's unit embedding, w_j the unit text feature of the attribute over several
 templates, and w_c the cache's own class prompts. Contrast takes out what every prompt answers to
-(that it is a photo, of such a thing): on birds it raises the AUROC for the true place from 0.93 to
-0.95. Where "present" begins is found without labels, in each class by itself: see ``thresholds``.
+(that it is a photo, of such a thing). Where "present" begins is found without labels, in each class
+by itself: see ``thresholds``.
 """
 
 from __future__ import annotations

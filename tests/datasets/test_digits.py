@@ -186,7 +186,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         make(tmp_path, root=tmp_path / "mine")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root writes everywhere")
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write into any folder")
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(EmbedcalError, match="set EMBEDCAL_HOME to another folder"):

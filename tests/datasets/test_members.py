@@ -117,19 +117,6 @@ def test_two_processes_unpack_once(file: Path) -> None:
     assert sorted(said) == ["", "made\n"]
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of one MiB that is really full when it is full."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    made = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"mounting a small file system needs root: {made.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_named_and_nothing_is_left(
     file: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -184,6 +184,6 @@ def damage() -> tuple[type[Exception], ...]:
         gzip.BadGzipFile,
         zlib.error,
         EOFError,
-        NotImplementedError,
+        NotImplementedError,  # zipfile's for a compression that it does not know
         ValueError,
     )
