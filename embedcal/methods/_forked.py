@@ -9,55 +9,70 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from embedcal.types import FloatArray
 
+Item = TypeVar("Item")
 
-def forked(work: Callable[[int], FloatArray], count: int) -> list[FloatArray]:
-    """[work(0), ..., work(count - 1)], arrays of float64 and of one shape.
 
-    There are as many processes as torch has threads, this one among them, each on one thread.
-    Pieces are dealt out there and back, so that where they grow or shrink in order, as the fits of
-    a list of C do, nobody gets the larger of every pair. Work may neither use torch nor draw from
-    a shared generator.
+@contextmanager
+def crew(work: Callable[[Item], FloatArray]) -> Iterator[Callable[[Sequence[Item]], list[Any]]]:
+    """A function that does ``work``, arrays of float64 of one shape, on every item of a list.
+
+    There are as many processes as torch has threads, this one among them, each on one thread. They
+    are there from the block's begin to its end, so that a list may hang on what an earlier one
+    gave, and share what ``work`` knows at its begin. Items are dealt out there and back, so that
+    where they grow or shrink in order, as the fits of a list of C do, nobody gets the larger of
+    every pair. Work may neither use torch nor draw from a shared generator.
     Elsewhere than on Linux, and in processes that may have no children, all is done here, as is
     whatever a child did not deliver: so an error is raised here too.
     """
     from threadpoolctl import threadpool_limits
 
-    workers = min(torch.get_num_threads(), count) if _may_fork() else 1
+    workers = torch.get_num_threads() if _may_fork() else 1
     context = multiprocessing.get_context("fork" if workers > 1 else None)
-    children = []
+    children: list[tuple[Any, Connection]] = []
+
+    def all_of(items: Sequence[Item]) -> list[FloatArray]:
+        hands = [dealt(first, len(items), workers) for first in range(workers)]
+        for (_, wire), hand in zip(children, hands[1:], strict=True):
+            with suppress(OSError):  # a child that is gone delivers nothing below
+                wire.send([items[k] for k in hand])
+        done = {k: work(items[k]) for k in hands[0]}
+        for (_, wire), hand in zip(children, hands[1:], strict=True):
+            found: Sequence[FloatArray]
+            try:
+                found = list(np.frombuffer(wire.recv_bytes()).reshape(len(hand), *done[0].shape))
+            except (EOFError, OSError, ValueError):
+                found = [work(items[k]) for k in hand]
+            done |= dict(zip(hand, found, strict=True))
+        return [done[k] for k in range(len(items))]
+
     with warnings.catch_warnings(), threadpool_limits(1):
         # Python warns of forks beside threads: a child must not wait for what a thread holds.
         warnings.simplefilter("ignore", DeprecationWarning)
-        for first in range(1, workers):
-            mine, theirs = context.Pipe(duplex=False)
-            pieces = dealt(first, count, workers)
-            child = context.Process(target=_deliver, args=(work, pieces, theirs), daemon=True)
-            child.start()
-            theirs.close()
-            children.append((child, mine, pieces))
         try:
-            done = {k: work(k) for k in dealt(0, count, workers)}
-            shape = done[0].shape
-            for _, mine, pieces in children:
-                try:
-                    found = np.frombuffer(mine.recv_bytes()).reshape(len(pieces), *shape)
-                except EOFError:
-                    found = np.stack([work(k) for k in pieces])
-                done |= dict(zip(pieces, found, strict=True))
+            for _ in range(1, workers):
+                mine, theirs = context.Pipe()
+                others = [wire for _, wire in children]
+                child = context.Process(
+                    target=_serve, args=(work, theirs, [mine, *others]), daemon=True
+                )
+                child.start()
+                theirs.close()
+                children.append((child, mine))
+            yield all_of
         finally:
-            for child, mine, _ in children:
-                mine.close()
+            for child, wire in children:
+                wire.close()
                 child.join()
-    return [done[k] for k in range(count)]
 
 
 def dealt(worker: int, count: int, workers: int) -> list[int]:
@@ -70,7 +85,14 @@ def _may_fork() -> bool:
     return sys.platform == "linux" and not multiprocessing.current_process().daemon
 
 
-def _deliver(work: Callable[[int], FloatArray], pieces: list[int], to: Connection) -> None:
-    """In a child: all pieces at once, for a full pipe would hold it up; an end for a failure."""
-    with to, suppress(Exception):  # what fails is done, and fails, in the parent
-        to.send_bytes(np.stack([work(k) for k in pieces]).astype(np.float64).tobytes())
+def _serve(work: Callable[[Any], FloatArray], wire: Connection, others: list[Connection]) -> None:
+    """In a child: list after list, until the parent hangs up. What fails is done again there."""
+    for other in others:
+        other.close()  # copies of the parent's ends, which would keep them open
+    with wire, suppress(EOFError, OSError):
+        while True:
+            items = wire.recv()
+            reply = b""
+            with suppress(Exception):
+                reply = np.stack([work(item) for item in items]).astype(np.float64).tobytes()
+            wire.send_bytes(reply)

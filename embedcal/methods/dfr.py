@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from embedcal.heads import LinearHead
-from embedcal.methods._forked import forked
+from embedcal.methods._forked import crew
 from embedcal.methods.base import Solver, option
 from embedcal.types import EmbedcalError, Examples, FloatArray, IntArray, Level, Task
 
 CLASS_WEIGHTS = (1.0, 2.0, 3.0, 10.0, 100.0, 300.0, 1000.0)
+FEATURES = 32  # standardised at a time
 DRAWS = 100  # tries for a random half of val with every class in it
 
 
@@ -30,10 +31,16 @@ class Scaler(NamedTuple):
 
 
 def fit_scaler(x: FloatArray) -> Scaler:
-    """Per-feature mean and standard deviation over rows (n, d), in float64."""
-    x = x.astype(np.float64)
-    std = x.std(0)
-    return Scaler(x.mean(0), np.where(std > 10 * np.finfo(np.float64).eps, std, 1.0))
+    """Per-feature mean and standard deviation over rows (n, d), in float64.
+
+    Some features at a time, so that their copy in float64 stays in the processor's cache.
+    """
+    mean, std = np.empty(x.shape[1]), np.empty(x.shape[1])
+    for start in range(0, x.shape[1], FEATURES):
+        some = slice(start, start + FEATURES)
+        block = x[:, some].astype(np.float64)
+        mean[some], std[some] = block.mean(0), block.std(0)
+    return Scaler(mean, np.where(std > 10 * np.finfo(np.float64).eps, std, 1.0))
 
 
 def balanced_subset(g: IntArray, rng: np.random.Generator) -> IntArray:
@@ -103,28 +110,26 @@ def logistic_l1(
     return Fit(np.stack(coef), np.asarray(intercept))
 
 
-class Job(NamedTuple):
-    """One fit that is to be done, with all that it draws drawn."""
+class Trial(NamedTuple):
+    """Standardised rows (n, d) that every candidate is fitted to, and others to score them by."""
 
-    rows: IntArray
+    x: FloatArray
+    y: IntArray
+    seeds: list[int]  # of the candidates' fits
+    scored_x: FloatArray
+    scored_y: IntArray
+    scored_strata: IntArray
+
+
+class Job(NamedTuple):
+    """One fit with all that it draws drawn: to some rows of the matrix in this place."""
+
+    of: int
+    rows: IntArray | slice
     c: float
     weights: tuple[float, ...]
     seed: int
-
-
-def fit_all(
-    jobs: Sequence[Job], x: FloatArray, y: IntArray, n_classes: int, max_iter: int = 100
-) -> list[Fit]:
-    """The fits of ``jobs`` to rows of x (n, d), standardised; a fit is the same in any company."""
-
-    def work(k: int) -> FloatArray:
-        rows, c, weights, seed = jobs[k]
-        fit = logistic_l1(
-            x[rows], y[rows], n_classes, c, weights=weights, max_iter=max_iter, seed=seed
-        )
-        return np.column_stack([fit.coef, fit.intercept])
-
-    return [Fit(found[:, :-1], found[:, -1]) for found in forked(work, len(jobs))]
+    max_iter: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,19 +219,65 @@ class DFR(Solver):
         x, y, g = self._features(source.x), source.y, self._strata(source)
         self._check(source, task)
         final = fit_scaler(self._features(task.train.x) if self.scaler == "train" else x)
-        c, weights = (
-            self._tune_on_halves(x, y, g, task.n_classes, rng)
+        trials = (
+            self._on_halves(x, y, g, task.n_classes, rng)
             if from_val
-            else self._tune_on_val(x, y, g, task, final, rng)
+            else [self._on_val(x, y, g, task, final, rng)]
         )
-        jobs = [
-            Job(balanced_subset(g, rng), c, weights, _seed(rng))
+        subsets = [
+            (balanced_subset(g, rng), _seed(rng))
             for _ in range(self.refits or (20 if from_val else 10))
         ]
-        fits = fit_all(jobs, final(x), y, task.n_classes)
+        fits = self._fit(trials, subsets, (final(x), y), task.n_classes)
         coef = np.mean([fit.coef for fit in fits], axis=0)
         intercept = np.mean([fit.intercept for fit in fits], axis=0)
         return self._head(coef / final.scale, intercept - coef @ (final.mean / final.scale))
+
+    def _fit(
+        self,
+        trials: Sequence[Trial],
+        subsets: Sequence[tuple[IntArray, int]],
+        whole: tuple[FloatArray, IntArray],
+        n_classes: int,
+    ) -> list[Fit]:
+        """Fits to subsets of the whole, with that candidate which scores best over the trials.
+
+        Of equals it is the first, so the largest C. Scores are sums over the trials.
+        """
+        matrices = [*((trial.x, trial.y) for trial in trials), whole]
+        candidates = self._candidates(n_classes)
+        tuning = 100 if self.variant == "val" else 20
+
+        def work(job: Job) -> FloatArray:
+            x, y = matrices[job.of]
+            fit = logistic_l1(
+                x[job.rows],
+                y[job.rows],
+                n_classes,
+                job.c,
+                weights=job.weights,
+                max_iter=job.max_iter,
+                seed=job.seed,
+            )
+            return np.column_stack([fit.coef, fit.intercept])
+
+        with crew(work) as fit_all:
+            tried = fit_all(
+                [
+                    Job(place, slice(None), *candidate, seed, tuning)
+                    for place, trial in enumerate(trials)
+                    for candidate, seed in zip(candidates, trial.seeds, strict=True)
+                ]
+            )
+            scores, n = np.zeros(len(candidates)), len(candidates)
+            for place, trial in enumerate(trials):
+                scores += _worst([_unpacked(one) for one in tried[place * n :][:n]], trial)
+            best = candidates[int(np.argmax(scores))]
+            last = len(trials)
+            return [
+                _unpacked(one)
+                for one in fit_all([Job(last, rows, *best, seed, 100) for rows, seed in subsets])
+            ]
 
     def _features(self, x: FloatArray) -> FloatArray:
         x = x.astype(np.float64)
@@ -268,27 +319,21 @@ class DFR(Solver):
             ]
         return [(c, weights) for c in self.c for weights in weightings]
 
-    def _tune_on_halves(
+    def _on_halves(
         self, x: FloatArray, y: IntArray, g: IntArray, n_classes: int, rng: np.random.Generator
-    ) -> tuple[float, tuple[float, ...]]:
-        """Fit a balanced half, score the other; the first of equals, so the largest C, wins.
-
-        Scores are sums over the halves. A half without a class cannot be fitted and is drawn anew.
-        """
-        candidates = self._candidates(n_classes)
-        scores = np.zeros(len(candidates))
+    ) -> list[Trial]:
+        """Fit a balanced half, score the other; a half without a class is drawn anew."""
+        trials = []
         for _ in range(self.halves):
             scored, fitted = _halves(y, n_classes, rng)
             rows = fitted[balanced_subset(g[fitted], rng)]
             scale = fit_scaler(x[rows])
+            seeds = [_seed(rng) for _ in self._candidates(n_classes)]
             inside, outside = scale(x[rows]), scale(x[scored])
-            everyone = np.arange(len(rows))
-            jobs = [Job(everyone, *candidate, _seed(rng)) for candidate in candidates]
-            fits = fit_all(jobs, inside, y[rows], n_classes)
-            scores += _worst(fits, outside, y[scored], g[scored])
-        return candidates[int(np.argmax(scores))]
+            trials.append(Trial(inside, y[rows], seeds, outside, y[scored], g[scored]))
+        return trials
 
-    def _tune_on_val(
+    def _on_val(
         self,
         x: FloatArray,
         y: IntArray,
@@ -296,15 +341,12 @@ class DFR(Solver):
         task: Task,
         scale: Scaler,
         rng: np.random.Generator,
-    ) -> tuple[float, tuple[float, ...]]:
-        """Fit one balanced subset of train (20 iterations), score the whole of val."""
+    ) -> Trial:
+        """Fit one balanced subset of train, score the whole of val."""
         rows = balanced_subset(g, rng)
+        seeds = [_seed(rng) for _ in self._candidates(task.n_classes)]
         inside, outside = scale(x[rows]), scale(self._features(task.val.x))
-        candidates, everyone = self._candidates(task.n_classes), np.arange(len(rows))
-        jobs = [Job(everyone, *candidate, _seed(rng)) for candidate in candidates]
-        fits = fit_all(jobs, inside, y[rows], task.n_classes, max_iter=20)
-        scores = _worst(fits, outside, task.val.y, self._strata(task.val))
-        return candidates[int(np.argmax(scores))]
+        return Trial(inside, y[rows], seeds, outside, task.val.y, self._strata(task.val))
 
     def _head(self, coef: FloatArray, intercept: FloatArray) -> LinearHead:
         """The averaged fit as a head over raw features, its scaler folded in."""
@@ -333,12 +375,14 @@ def _halves(y: IntArray, n_classes: int, rng: np.random.Generator) -> tuple[IntA
     )
 
 
-def _worst(fits: Sequence[Fit], x: FloatArray, y: IntArray, strata: IntArray) -> FloatArray:
-    """The least accuracy of each fit over those groups or classes that have rows."""
-    from threadpoolctl import threadpool_limits
+def _unpacked(found: FloatArray) -> Fit:
+    return Fit(found[:, :-1], found[:, -1])
 
-    with threadpool_limits(1):  # sums in one order on every machine
-        correct = np.stack([fit.predict(x) == y for fit in fits])  # (fits, n)
-    accuracies = [correct[:, strata == one].mean(1) for one in np.unique(strata)]
-    least: FloatArray = np.stack(accuracies).min(0)
+
+def _worst(fits: Sequence[Fit], trial: Trial) -> FloatArray:
+    """The least accuracy of each fit over those groups or classes that have scored rows."""
+    correct = np.stack([fit.predict(trial.scored_x) == trial.scored_y for fit in fits])
+    strata = trial.scored_strata
+    accuracies = np.stack([correct[:, strata == one].mean(1) for one in np.unique(strata)])
+    least: FloatArray = accuracies.min(0)
     return least

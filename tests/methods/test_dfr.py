@@ -6,14 +6,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from embedcal.heads import predict
-from embedcal.methods._forked import dealt, forked
-from embedcal.methods.dfr import DFR, balanced_subset, fit_scaler, logistic_l1
+from embedcal.methods import dfr
+from embedcal.methods._forked import crew, dealt
+from embedcal.methods.dfr import DFR, Fit, balanced_subset, fit_scaler, logistic_l1
 from embedcal.types import EmbedcalError, Examples, Task, WithheldError
 
 
@@ -212,17 +214,27 @@ def test_class_balance_repairs_a_rare_class() -> None:
 
 
 @pytest.mark.parametrize("balance", ["group", "class"])
-def test_the_choice_of_c_is_the_worst_groups_or_classes(balance: str) -> None:
+def test_the_choice_of_c_is_the_worst_groups_or_classes(
+    balance: str, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Halves drawn again here, scored by loops; C starts where all weights are zero."""
+    fitted: list[float] = []
+
+    def spied(x: np.ndarray, y: np.ndarray, n_classes: int, c: float, **given: Any) -> Fit:
+        fitted.append(c)
+        assert given["weights"] == (1.0, 1.0)
+        return logistic_l1(x, y, n_classes, c, **given)
+
+    monkeypatch.setattr(dfr, "logistic_l1", spied)
+    threads(1)  # every fit is seen here
     candidates = (1e-4, 0.03, 1.0)
     val = world(160, seed=2, rare=0.6)
     strata = val["g"] if balance == "group" else val["y"]
     chosen = set()
     for seed in range(4):
         method = DFR(balance=balance, c=candidates, refits=1, halves=3)
-        rng = np.random.default_rng([seed, 0])
-        c, weights = method._tune_on_halves(val["x"].astype(float), val["y"], strata, 2, rng)
-        assert weights == (1.0, 1.0)
+        method.solve(task(world(), val), seed)
+        c = fitted[-1]
         rng = np.random.default_rng([seed, 0])
         scores = [0.0] * 3
         for _ in range(3):
@@ -355,8 +367,7 @@ def test_the_number_of_processes_changes_no_bit(
     for count in (1, 2, 5):
         threads(count)
         heads.append(DFR(variant=variant, halves=2).solve(data, 3))
-        fits = 3 if variant == "val" else 2  # calls of fit_all: halves, or one, and the refits
-        assert len(forks) == (count - 1) * fits * (sys.platform == "linux")
+        assert len(forks) == (count - 1) * (sys.platform == "linux")  # for search and refits
         forks.clear()
     for head in heads[1:]:
         assert torch.equal(head.weight, heads[0].weight)
@@ -373,20 +384,25 @@ def test_pieces_are_dealt_once_and_evenly(count: int, workers: int) -> None:
         assert hands == [[0, 3, 4], [1, 2, 5, 6]]
 
 
-def test_forked_work_comes_back_in_order_and_from_several_processes(
+def test_a_crews_work_comes_back_in_order_and_from_several_processes(
     threads: Callable[[int], None],
 ) -> None:
     threads(3)
-    found = forked(lambda k: np.array([[k, os.getpid()]], float), 7)
-    assert [int(one[0, 0]) for one in found] == list(range(7))
-    pids = [int(one[0, 1]) for one in found]
+    with crew(lambda k: np.array([[k, os.getpid()]], float)) as work:
+        lists = [work(range(7)), work([4, 2]), work(range(7))]
+    assert [int(one[0, 0]) for one in lists[0]] == list(range(7))
+    assert [int(one[0, 0]) for one in lists[1]] == [4, 2]
+    pids = [int(one[0, 1]) for one in lists[0]]
     assert pids[3:] == [pids[2], pids[1], pids[0], pids[0]]  # dealt out there and back
     assert pids[0] == os.getpid()
     assert len(set(pids)) == (3 if sys.platform == "linux" else 1)
+    assert [int(one[0, 1]) for one in lists[2]] == pids  # the same processes stay
+    for pid in set(pids[1:]) - {pids[0]}:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
     threads(1)
-    assert {int(one[0]) for one in forked(lambda k: np.array([float(os.getpid())]), 4)} == {
-        os.getpid()
-    }
+    with crew(lambda k: np.array([float(os.getpid())])) as work:
+        assert {int(one[0]) for one in work(range(4))} == {os.getpid()}
 
 
 def test_what_a_child_does_not_deliver_is_done_here(threads: Callable[[int], None]) -> None:
@@ -398,10 +414,25 @@ def test_what_a_child_does_not_deliver_is_done_here(threads: Callable[[int], Non
             os._exit(1)
         return np.array([float(k), float(os.getpid() == here)])
 
-    assert [one.tolist() for one in forked(work, 6)] == [[float(k), 1.0] for k in range(6)]
+    with crew(work) as work_all:
+        for _ in range(2):  # the second time its end of the pipe is closed
+            assert [one.tolist() for one in work_all(range(6))] == [
+                [float(k), 1.0] for k in range(6)
+            ]
 
     def refuse(k: int) -> np.ndarray:
         raise EmbedcalError(f"piece {k}")
 
-    with pytest.raises(EmbedcalError, match="piece 0"):
-        forked(refuse, 4)
+    with pytest.raises(EmbedcalError, match="piece 0"), crew(refuse) as work_all:
+        work_all(range(4))
+    with crew(lambda k: np.array([k, here == os.getpid() or 1 / (k % 3)], float)) as work_all:
+        for _ in range(2):  # a child whose work fails goes on
+            assert [one[0] for one in work_all([1, 3, 1])] == [1, 3, 1]
+            assert work_all([1, 2])[1].tolist() == [2, 0.5]
+
+
+def test_a_scaler_is_numpys_mean_and_deviation_to_the_bit() -> None:
+    x = np.random.default_rng(0).normal(3, 2, (501, 77)).astype(np.float32)
+    scaler = fit_scaler(x)
+    assert np.array_equal(scaler.mean, x.astype(np.float64).mean(0))
+    assert np.array_equal(scaler.scale, x.astype(np.float64).std(0))
