@@ -1,11 +1,15 @@
-"""Caching RN50 from JPEG files against a plain open_clip loop, and against its own encoder."""
+"""Caching RN50 from JPEG files against a plain open_clip loop, clip-retrieval's way and itself.
+
+Itself: its own encoder's rate, other runtimes of the frozen trunk, and bfloat16.
+"""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -13,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import open_clip
 import torch
+from clip_retrieval import WORKERS, Named, read, retrieve
 from measure import Reading, Row, Spread, interleaved, quotients, spread
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
@@ -22,12 +27,14 @@ from torch.utils.data import DataLoader, Dataset
 from embedcal.cache import BuildOptions, BuildReport, build_cache, open_cache
 from embedcal.datasets.manifest import Manifest
 from embedcal.encoders.base import Encoder
-from embedcal.encoders.load import load_encoder
+from embedcal.encoders.compiled import EXTRAS, check_runtime
+from embedcal.encoders.load import fast_in_bf16, load_encoder
 from embedcal.encoders.weights import randomise
-from embedcal.types import Level
+from embedcal.types import EmbedcalError, Level
 
 BATCH = 64
 LEVELS: tuple[Level, ...] = ("pooled", "embedding")
+THEIRS = "clip-retrieval"
 
 
 def stock_model() -> torch.nn.Module:
@@ -82,10 +89,25 @@ def least_cosine(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32])
     return float(((ours * theirs).sum(1) / length).min())
 
 
+def other_ways() -> dict[str, Encoder]:
+    """The same encoder as this machine can run it otherwise: other runtimes, bfloat16."""
+    found: dict[str, Encoder] = {}
+    for runtime in EXTRAS:
+        try:
+            check_runtime(runtime)
+        except EmbedcalError:  # not installed
+            continue
+        found[f"--runtime {runtime}"] = load_encoder("RN50", pretrained="random:0", runtime=runtime)
+    if fast_in_bf16("cpu"):
+        found["--precision bf16"] = load_encoder("RN50", pretrained="random:0", precision="bf16")
+    return found
+
+
 def measure(*, quick: bool) -> list[Row]:
     """Images a second, from the call to the finished file; model and text tower stay outside."""
     count = BATCH // 2 if quick else 3 * BATCH
     encoder = load_encoder("RN50", pretrained="random:0")
+    others = other_ways()
     model = stock_model()
     transform = image_transform_v2(PreprocessCfg(size=224), is_train=False)
     with tempfile.TemporaryDirectory() as folder:
@@ -94,14 +116,20 @@ def measure(*, quick: bool) -> list[Row]:
         bare = replace(manifest, prompts={})
         files = Files([root / path for path in paths], transform)
         pixels, decode = pixels_of(encoder, manifest)
-        reports: list[BuildReport] = []
+        reports: dict[str, BuildReport] = {}
+        made: list[Path] = []
         found: dict[str, npt.NDArray[np.float32]] = {}
 
-        def cache() -> None:
+        def cache(name: str, way: Encoder) -> None:
             # Image features only, as in the loop; a fresh file, every image hashed anew.
-            out = Path(folder) / f"{len(reports)}.h5"
-            options = BuildOptions(out=out, batch_size=BATCH, templates=(), rehash=True)
-            reports.append(build_cache(bare, encoder, options=options))
+            made.append(Path(folder) / f"{len(made)}.h5")
+            options = BuildOptions(out=made[-1], batch_size=BATCH, templates=(), rehash=True)
+            reports[name] = build_cache(bare, way, options=options)
+
+        def theirs() -> None:
+            made.append(Path(folder) / f"{len(made)}.parts")
+            retrieve(model, Named(files.paths, transform), made[-1], batch_size=BATCH)
+            found[THEIRS] = read(made[-1], files.paths)
 
         def memory() -> None:
             for start in range(0, count, BATCH):
@@ -110,22 +138,75 @@ def measure(*, quick: bool) -> list[Row]:
         def loop(workers: int) -> None:
             found[f"loop {workers}"] = plain_loop(model, files, workers=workers)
 
-        # One batch through either model starts up all that is made at first use.
+        # One batch through each model starts up all that is made at first use.
         encoder.images(pixels[:BATCH], LEVELS)
         plain_loop(model, replace(files, paths=files.paths[:BATCH]), workers=0)
+        first = {name: started(way, pixels[:BATCH]) for name, way in others.items()}
         seconds = interleaved(
             {
-                "cache": cache,
+                "cache": lambda: cache("cache", encoder),
                 "memory": memory,
                 "loop 0": lambda: loop(0),
                 "loop 2": lambda: loop(2),
+                THEIRS: theirs,
+                **{name: partial(cache, name, way) for name, way in others.items()},
             },
             repetitions=1 if quick else 3,
             warmup=0,
         )
-        with open_cache(reports[-1].path) as cached:
-            embedding = cached.read("embedding")
-    return _rows(seconds, reports[-1], decode, least_cosine(embedding, found["loop 0"]))
+        for name, report in reports.items():
+            with open_cache(report.path) as cached:
+                found[name] = cached.read("embedding")
+    ours = found["cache"]
+    near = {name: least_cosine(ours, rows) for name, rows in found.items()}
+    return [
+        *_rows(seconds, reports["cache"], decode, near["loop 0"]),
+        _beside_theirs(seconds, count, near[THEIRS]),
+        *(_other(name, seconds, count, near[name], first[name]) for name in others),
+    ]
+
+
+def started(way: Encoder, pixels: npt.NDArray[np.uint8]) -> float:
+    """Seconds of an encoder's first batch: export, compilation and the check against torch."""
+    began = time.perf_counter()
+    way.images(pixels, LEVELS)
+    return time.perf_counter() - began
+
+
+def _beside_theirs(seconds: Mapping[str, tuple[float, ...]], count: int, cosine: float) -> Row:
+    return Row(
+        name="... and clip-retrieval's way",
+        ours=Reading(
+            what="embedcal cache", value=count / median(seconds["cache"]), unit="images/s"
+        ),
+        baseline=Reading(
+            what=f"DataLoader, {WORKERS} workers, .npy and Parquet",
+            value=count / median(seconds[THEIRS]),
+            unit="images/s",
+        ),
+        ratio=quotients(seconds[THEIRS], seconds["cache"]),
+        note=f"its rows are float16; least cosine {cosine:.6f}",
+        facts={"cosine": cosine},
+    )
+
+
+def _other(
+    name: str,
+    seconds: Mapping[str, tuple[float, ...]],
+    count: int,
+    cosine: float,
+    first: float,
+) -> Row:
+    return Row(
+        name=f"... with {name}",
+        ours=Reading(what="so", value=count / median(seconds[name]), unit="images/s"),
+        baseline=Reading(
+            what="torch in fp32", value=count / median(seconds["cache"]), unit="images/s"
+        ),
+        ratio=quotients(seconds["cache"], seconds[name]),
+        note=f"least cosine {cosine:.7f}; {first:.1f} s for the first batch, which is not counted",
+        facts={"cosine": cosine, "first_batch_seconds": first},
+    )
 
 
 def _rows(

@@ -171,7 +171,8 @@ def _signature(name: str, value: Any, *, method: bool = False) -> str:
             text += f": {_annotation(parameter.annotation)}"
         if parameter.default is not parameter.empty:
             default = parameter.default
-            text += f" = {'...' if 'factory' in repr(default) else repr(default)}"
+            made = callable(default) or "factory" in repr(default)  # their repr has an address
+            text += f" = {'...' if made else repr(default)}"
         parts.append(text)
     back = "" if inspect.isclass(value) else _returns(value)
     line = f"{name}({', '.join(parts)}){back}"

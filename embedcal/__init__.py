@@ -23,14 +23,17 @@ if TYPE_CHECKING:
     from embedcal.cache import FeatureCache as FeatureCache
     from embedcal.cache import import_features as import_features
     from embedcal.cache import open_cache as open  # noqa: F401
-    from embedcal.cache import verify as verify
+    from embedcal.cache.sharding import verify_any as verify  # noqa: F401
     from embedcal.checking import check as check
     from embedcal.comparing import compare as compare
     from embedcal.comparing import sensitivity as sensitivity
     from embedcal.datasets import ReadOptions as ReadOptions
     from embedcal.datasets import read_manifest as read_manifest
+    from embedcal.detecting import detect as detect
     from embedcal.encoders.load import load_encoder as load_encoder
     from embedcal.errors import EmbedcalError as EmbedcalError
+    from embedcal.explaining import aiou as aiou
+    from embedcal.explaining import explain as explain
     from embedcal.fitting import fit as fit
     from embedcal.grids import Setting as Setting
     from embedcal.grids import grid as grid
@@ -38,6 +41,8 @@ if TYPE_CHECKING:
     from embedcal.interchange import export_features as export_features
     from embedcal.interchange import import_from as import_from
     from embedcal.obtaining import obtain as obtain
+    from embedcal.repairing import repair as repair
+    from embedcal.reporting import report as report
     from embedcal.reproducing.running import reproduce as reproduce
     from embedcal.runs import Run as Run
     from embedcal.studies import study as study
@@ -51,9 +56,12 @@ _HOMES = {
     "ReadOptions": ("embedcal.datasets", "ReadOptions"),
     "Run": ("embedcal.runs", "Run"),
     "Setting": ("embedcal.grids", "Setting"),
+    "aiou": ("embedcal.explaining", "aiou"),
     "cache": ("embedcal", "cache"),
     "check": ("embedcal.checking", "check"),
     "compare": ("embedcal.comparing", "compare"),
+    "detect": ("embedcal.detecting", "detect"),
+    "explain": ("embedcal.explaining", "explain"),
     "export_features": ("embedcal.interchange", "export_features"),
     "fit": ("embedcal.fitting", "fit"),
     "grid": ("embedcal.grids", "grid"),
@@ -64,10 +72,12 @@ _HOMES = {
     "obtain": ("embedcal.obtaining", "obtain"),
     "open": ("embedcal.cache", "open_cache"),
     "read_manifest": ("embedcal.datasets", "read_manifest"),
+    "repair": ("embedcal.repairing", "repair"),
+    "report": ("embedcal.reporting", "report"),
     "reproduce": ("embedcal.reproducing.running", "reproduce"),
     "sensitivity": ("embedcal.comparing", "sensitivity"),
     "study": ("embedcal.studies", "study"),
-    "verify": ("embedcal.cache", "verify"),
+    "verify": ("embedcal.cache.sharding", "verify_any"),
 }
 
 __all__ = [*_HOMES, "__version__"]

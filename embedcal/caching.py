@@ -25,12 +25,15 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     backbone: str | None = None,
     pretrained: str | None = None,
     precision: str = "fp32",
+    runtime: str = "torch",
     device: str = "auto",
     root: str | Path | None = None,
     out: str | Path | None = None,
     templates: str = "openai",
     read: ReadOptions | None = None,
     build: BuildOptions | None = None,
+    shard: str | None = None,
+    extend: str | Path | None = None,
     explain_miss: bool = False,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -41,7 +44,10 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         backbone: ``tiny``, OpenAI's or open_clip's name, ``path/to/file.py:Name``; by default
             ``tiny`` for the embedded data sets, else ``RN50``.
         pretrained: a tag of open_clip's, or a file with weights.
-        precision: arithmetic of the encoder, ``fp32``, ``bf16`` or ``fp16``.
+        precision: arithmetic of the encoder, ``fp32``, ``bf16`` or ``fp16``; ``auto`` is bf16
+            where the device has matrix units for it, else fp32.
+        runtime: what runs the image trunk, ``torch``; ``openvino`` or ``onnxruntime`` on the CPU,
+            held to torch's features on the first batch.
         device: ``auto`` is the accelerator where there is one.
         root: folder of the images.
         out: the file; by default one named by its content in the user's data directory.
@@ -49,6 +55,9 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
             JSON file of several lists the one under the data set's name, or ``FILE#KEY``.
         read: how the source is read: columns, class names, prompts, descriptions, crop.
         build: what is kept, batch size, threads, what an unreadable image does.
+        shard: ``"2/5"`` builds that part of the rows, for ``embedcal merge``.
+        extend: an older cache of the same encoding, of which rows with the same image bytes are
+            copied.
         explain_miss: note how the cache used last differs from the one asked for.
         progress: called while building.
 
@@ -59,10 +68,12 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         EmbedcalError: for anything that the user can mend.
     """
     from embedcal.cache import BuildOptions, build_cache
+    from embedcal.cache.sharding import part_of
     from embedcal.datasets.read import read_manifest
     from embedcal.encoders.load import load_encoder
     from embedcal.encoders.templates import choose, load
 
+    part = part_of(shard) if shard is not None else None
     listed = load(templates)  # before anything that takes time
     manifest = read_manifest(source, root=root, options=read)
     lines = choose(listed, templates, manifest.name)
@@ -70,14 +81,23 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         backbone or ("tiny" if str(source) in EMBEDDED else "RN50"),
         pretrained=pretrained,
         precision=precision,
-        device=_device(device),
+        runtime=runtime,
+        device=_device(device, runtime),
     )
     options = replace(
         build or BuildOptions(), templates=lines, out=Path(out) if out is not None else None
     )
     missed = _explain(manifest, encoder, options) if explain_miss else ()
-    report = build_cache(manifest, encoder, options=options, progress=progress)
-    remember_last_cache(report.path)
+    report = build_cache(
+        manifest,
+        encoder,
+        options=options,
+        progress=progress,
+        shard=part,
+        extend=Path(extend) if extend is not None else None,
+    )
+    if part is None:  # a shard is nothing to work on
+        remember_last_cache(report.path)
     return replace(report, notes=(*missed, *report.notes))
 
 
@@ -110,15 +130,25 @@ def _explain(manifest: Manifest, encoder: Encoder, options: BuildOptions) -> tup
     if before is None or not before.is_file():
         return ("no cache was used before on this machine",)
     with open_cache(before) as cache:
-        differences = explain_miss(identity_of(manifest, encoder, options), cache.meta.ingredients)
+        wanted, found = identity_of(manifest, encoder, options), cache.meta.ingredients
+    differences = explain_miss(wanted, found)
+    known = {row.tobytes() for row in found.rows if row.any()}  # zeros: there were no bytes
+    shared = sum(row.tobytes() in known for row in wanted.rows)
+    if differences and shared and not explain_miss(replace(wanted, rows=found.rows), found):
+        differences.append(
+            f"{shared} of {len(wanted.rows)} images are in it: --extend {before} encodes only the "
+            "others"
+        )
     return tuple(f"{before.name} does not serve: {line}" for line in differences) or (
         f"{before.name} has the same encoding",
     )
 
 
-def _device(name: str) -> str:
+def _device(name: str, runtime: str) -> str:
     if name != "auto":
         return name
+    if runtime != "torch":
+        return "cpu"
     from embedcal.heads import torch_device
 
     return torch_device(name)

@@ -13,15 +13,27 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands import caches, datasets, features, grids, runs, seeing, studies
+from embedcal.commands import (
+    annotating,
+    caches,
+    datasets,
+    features,
+    grids,
+    mapping,
+    reporting,
+    runs,
+    seeing,
+    studies,
+    verifying,
+)
 from embedcal.commands.by_method import CONTEXT, in_order
 from embedcal.commands.shared import say
 from embedcal.errors import EmbedcalError
 
 ORDER = (
-    "demo", "cache", "fit", "grid", "compare", "sensitivity", "study", "reproduce",
-    "detect", "explain", "info", "verify", "methods", "datasets", "merge", "import-features",
-    "export-features",
+    "demo", "cache", "fit", "grid", "compare", "sensitivity", "report", "study", "reproduce",
+    "detect", "annotate", "explain", "map", "info", "verify", "repair", "methods", "datasets",
+    "merge", "import-features", "export-features",
 )  # fmt: skip
 app = typer.Typer(
     name="embedcal",
@@ -86,5 +98,9 @@ def _usage(error: Any) -> int:
     return _fail(message.replace("\n", " ") + see)
 
 
-for group in (runs, caches, features, datasets, grids, studies, seeing):
+GROUPS = (
+    runs, caches, features, datasets, grids, studies, seeing, annotating, mapping,
+    reporting, verifying,
+)  # fmt: skip
+for group in GROUPS:
     group.register(app)

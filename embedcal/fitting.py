@@ -46,7 +46,8 @@ def fit(
         select: a rule of ``embedcal.evaluate``; by default ``val.worst_group`` where any row of
             val is in a group, else ``val.worst_class``. ``oracle.worst_group`` looks at test.
         attribute: the one that makes the groups, or several for the product of their values, in
-            any order; all of the cache's by default.
+            any order; all of the cache's by default. One that was annotated beside the cache is
+            used if it is named.
         out: folder of runs; by default one of the cache's own under the user's data directory.
         device: where the head is trained; ``auto`` is the accelerator where there is one.
         options: the method's own, ``variant`` among them.
@@ -115,6 +116,8 @@ class Place:
             "seed": self.seed,
             "revision": [method.revision, REVISION],
         }
+        if self.on.inferred:  # absent where labels are the cache's own, which its digest covers
+            identity["inferred"] = self.on.inferred
         if method.stage is not None:
             identity["stage"] = [self.id(self.first(method.stage)), method.stage.select]
         return run_id(identity)

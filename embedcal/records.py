@@ -64,6 +64,8 @@ def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
         },
         "attributes": list(on.attributes),
     }
+    if on.inferred:
+        found["inferred"] = dict(on.inferred)
     reads_labels = any(need.endswith((".y", ".g", ".a")) for need in labels_of(method))
     if "text.class" in method.needs and not reads_labels and "class" in on.cache.banks:
         bank = on.cache.text("class").first(method.n_templates)
@@ -89,7 +91,7 @@ def by_rule(
     measured: dict[tuple[int, Split], dict[str, Any]] = {}
     found = {}
     for name, kept in fitted.best.items():
-        entry: dict[str, Any] = {"epoch": kept.epoch, "labels_used": _labels_used(method, name)}
+        entry: dict[str, Any] = {"epoch": kept.epoch, "labels_used": _labels_used(method, name, on)}
         for split in JUDGED:
             if (kept.epoch, split) not in measured:
                 classes = logits[f"{name}/{split}"].numpy().argmax(1)
@@ -116,16 +118,21 @@ def chosen(
     return {
         "selection": name,
         "oracle": not isinstance(method, Solver) and wanted.oracle,
-        "labels_used": _labels_used(method, name),
+        "labels_used": _labels_used(method, name, on),
         **measured,
     }
 
 
-def _labels_used(method: Method, name: str) -> list[str]:
-    """Label arrays that the method, its stage, or the rule of this name reads."""
+def _labels_used(method: Method, name: str, on: Workbench) -> list[str]:
+    """Label arrays that the method, its stage, or the rule of this name reads.
+
+    Groups of inferred attributes say so: ``val.g (inferred: water)``.
+    """
     needs = rule(name).needs if name in {known.name for known in RULES} else frozenset()
     used = labels_of(method) | needs
-    return sorted(need for need in used if need.endswith((".y", ".g", ".a")))
+    mark = f" (inferred: {', '.join(on.inferred)})" if on.inferred else ""
+    labels = sorted(need for need in used if need.endswith((".y", ".g", ".a")))
+    return [need if need.endswith(".y") else need + mark for need in labels]
 
 
 def kept_under(record: Mapping[str, Any], select: str) -> Mapping[str, Any] | None:

@@ -32,9 +32,10 @@ def interval(ends: Sequence[float] | None) -> str:
 
 
 def labels_used(names: Sequence[str]) -> str:
-    """The arrays of labels that a run read, as words: "train y, val y g"."""
+    """The arrays of labels that a run read, as words: "train y, val y+g (inferred: water)"."""
     splits: dict[str, list[str]] = {}
-    for name in sorted(names, key=lambda n: (n.split(".")[0] != "train", n.endswith(".g"))):
+    order = {name: name.partition(" ")[0] for name in names}  # without what labels are inferred
+    for name in sorted(names, key=lambda n: (n.split(".")[0] != "train", order[n][-2:] == ".g")):
         split, _, kind = name.partition(".")
         splits.setdefault(split, []).append(kind)
     return ", ".join(f"{split} {'+'.join(kinds)}" for split, kinds in splits.items()) or "none"

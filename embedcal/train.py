@@ -39,7 +39,7 @@ def train(
 
     Returns the head after the last epoch. Raises EmbedcalError when the loss is no longer finite.
     """
-    with threads(shared=step_work(method, task) >= SHARED_WORK):
+    with threads(shared=method.step_work(task) >= SHARED_WORK):
         return _train(method, task, seed=seed, watch=watch, device=device)
 
 
@@ -78,17 +78,6 @@ def diverged(method: Gradient, epoch: int, total: float) -> EmbedcalError:
         f"expected a finite loss, found {total} in epoch {epoch} of {method.name}: lower --lr "
         f"(now {method.step_size})"
     )
-
-
-def step_work(method: Gradient, task: Task) -> int:
-    """Multiplications of one step's largest product, batch x width x outputs."""
-    n, *cells, width = task.train.x.shape
-    outputs = task.n_classes
-    if method.head_name == "projection" and task.projection is not None:
-        outputs = task.projection.image_weight.shape[0]
-    if cells:  # the attention pool's products with its square matrices
-        outputs = width
-    return int((method.batch_size or n) * width * outputs)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from embedcal.annotating import labelled
 from embedcal.cache import FeatureCache
 from embedcal.evaluate import Strata, strata
 from embedcal.types import LEVELS, SPLITS, EmbedcalError, Examples, Level, Split, Task, TextBank
@@ -24,20 +25,42 @@ class Workbench:
     """One cache under one choice of attributes; every run over it is served from here.
 
     ``attribute`` names the one whose values, with the classes, make the groups, or several, for
-    the product of their values; None takes all that the cache has. Each split of a level is read
-    once and kept, so that many runs share one copy of the features.
+    the product of their values; None takes all that the cache has. One that the cache lacks, but
+    that was annotated beside it, joins the cache here: see ``embedcal.annotating.labelled``. Each
+    split of a level is read once and kept, so that many runs share one copy of the features.
     """
 
     cache: FeatureCache
     attribute: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cache", labelled(self.cache, self.attribute))
         _ = self.attributes  # a name that the cache lacks is an error at once
 
     @cached_property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes that make the groups, in the cache's order; none: empty."""
         return self.cache.meta.chosen(self.attribute)
+
+    @cached_property
+    def inferred(self) -> dict[str, str]:
+        """Those of the attributes whose labels were inferred, with the digest of the labels."""
+        known = self.cache.inferred
+        return {name: known[name] for name in self.attributes if name in known}
+
+    @cached_property
+    def banks(self) -> frozenset[str]:
+        """Names of the text banks that methods may read under this choice of attributes.
+
+        The cache's; but an inferred attribute has no context prompts, and attribute prompts of its
+        own, if they could be made.
+        """
+        banks, own = set(self.cache.banks), set(self.attributes) - self.inferred.keys()
+        if self.inferred:
+            there = self.inferred.keys() <= self.cache.prompts.keys()
+            whole = there and (not own or "attribute" in banks)
+            banks = banks - {"attribute", "context"} | ({"attribute"} if whole else set())
+        return frozenset(banks)
 
     @property
     def n_attributes(self) -> int:
@@ -60,7 +83,7 @@ class Workbench:
         projection = self.cache.projection()
         return Offer(
             levels=frozenset(self.cache.meta.levels),
-            banks=frozenset(self.cache.banks),
+            banks=self.banks,
             projection=projection is not None,
             attributes=bool(self.attributes),
             attnpool=bool(projection and projection.attnpool),
@@ -109,15 +132,23 @@ class Workbench:
         tokens: Any = StoredTokens(self.cache, found.rows)
         return Examples(split=split, arrays={**found.arrays, "x": tokens})
 
+    @cached_property
+    def _strata(self) -> dict[tuple[Split, Level], Strata]:
+        return {}
+
     def strata(self, split: Split, level: Level) -> Strata:
         """The labels of a split as its judge sees them, with the training counts of each group."""
-        found, train = self.split(split, level), self.split("train", level)
-        counts = None
-        if "g" in train:
-            n_groups = self.cache.n_classes * self.n_attributes
-            counts = np.bincount(train.g[train.g >= 0], minlength=n_groups)
-        a = found.a if "a" in found else None
-        return strata(found.y, a, self.cache.n_classes, self.n_attributes, counts)
+        if (split, level) not in self._strata:
+            found, train = self.split(split, level), self.split("train", level)
+            counts = None
+            if "g" in train:
+                n_groups = self.cache.n_classes * self.n_attributes
+                counts = np.bincount(train.g[train.g >= 0], minlength=n_groups)
+            a = found.a if "a" in found else None
+            self._strata[split, level] = strata(
+                found.y, a, self.cache.n_classes, self.n_attributes, counts
+            )
+        return self._strata[split, level]
 
     def seen(self, method: Method) -> npt.NDArray[np.bool_]:
         """Which rows (n,) of train the method sees."""
@@ -137,10 +168,12 @@ class Workbench:
             )
         wanted = sorted(need.removeprefix("text.") for need in needs if need.startswith("text."))
         for bank in wanted:
-            if bank not in cache.banks:
+            if bank not in self.banks:
                 mend = "cache with an encoder that has a text tower"
                 if cache.banks:
                     mend = f"give '{bank}' in a file of prompts (--prompts) and cache again"
+                if cache.banks and self.inferred:
+                    mend = self._mend(bank)
                 raise EmbedcalError(
                     f"expected {bank} prompts for {method.name}, found none in "
                     f"{cache.meta.path.name}: {mend}"
@@ -155,12 +188,51 @@ class Workbench:
             n_attributes=self.n_attributes or 1,
         )
 
+    def _mend(self, bank: str) -> str:
+        """What to do where an inferred attribute has no prompts of a bank."""
+        names = ", ".join(self.inferred)
+        if bank == "attribute":
+            lacking = [name for name in self.inferred if name not in self.cache.prompts]
+            return (
+                f"annotate {', '.join(lacking) or names} again where the encoder of the cache can "
+                "be loaded (--backbone, --pretrained)"
+            )
+        return f"{names} is inferred and has none; choose options that read no {bank} prompts"
+
+    def _attribute_prompts(self) -> TextBank:
+        """The values of the chosen attributes, where some of them are inferred."""
+        parts, start = [], 0
+        for name, values in self.cache.meta.attributes:
+            inferred, chosen = name in self.cache.inferred, name in self.attributes
+            if chosen and inferred:
+                parts.append(self.cache.prompts[name])
+            elif chosen:
+                own = self.cache.text("attribute")
+                parts.append(_part(own, slice(start, start + len(values))))
+            start += len(values)  # the cache's own come first
+        if len({(bool(part.descriptions), part.embedding.shape[1:]) for part in parts}) > 1:
+            raise EmbedcalError(
+                f"expected attribute prompts through the same templates, found others for "
+                f"{', '.join(self.inferred)}: name one attribute with --attribute"
+            )
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return replace(
+            parts[0],
+            prompts=tuple(prompt for part in parts for prompt in part.prompts),
+            embedding=np.concatenate([part.embedding for part in parts]),
+            pooled=np.concatenate(pooled) if len(pooled) == len(parts) else None,
+        )
+
     def _bank(self, name: str, method: Method) -> TextBank:
         """The prompts of a bank as far as the method sees them.
 
         A method that reads contexts beside groups takes value a for prompt a. So of the contexts of
         several attributes it gets those of the one that makes the groups; a product has none.
+        Attribute prompts are those of all that the cache has, but of the chosen ones alone where
+        one of these is inferred.
         """
+        if name == "attribute" and self.inferred:
+            return self._attribute_prompts().first(method.n_templates)
         bank, sizes = self.cache.text(name), dict(self.cache.meta.attributes)
         by_value = name == "context" and {"train.g", "val.g"} & method.needs
         if by_value and len(self.attributes) > 1:
@@ -172,14 +244,7 @@ class Workbench:
             start = 0
             for attribute, values in sizes.items():
                 if attribute in self.attributes:
-                    own = slice(start, start + len(values))
-                    bank = replace(
-                        bank,
-                        prompts=bank.prompts[own],
-                        descriptions=bank.descriptions[own],
-                        embedding=bank.embedding[own],
-                        pooled=None if bank.pooled is None else bank.pooled[own],
-                    )
+                    bank = _part(bank, slice(start, start + len(values)))
                     break
                 start += len(values)
         return bank.first(method.n_templates)
@@ -193,6 +258,17 @@ class Workbench:
             if f"{split}.{level}" in needs:
                 arrays[level] = self.split(split, level).x[keep]
         return Examples(split=split, arrays=arrays)
+
+
+def _part(bank: TextBank, own: slice) -> TextBank:
+    """Some of the prompts of a bank."""
+    return replace(
+        bank,
+        prompts=bank.prompts[own],
+        descriptions=bank.descriptions[own],
+        embedding=bank.embedding[own],
+        pooled=None if bank.pooled is None else bank.pooled[own],
+    )
 
 
 def _known(examples: Examples, needs: frozenset[str]) -> npt.NDArray[np.bool_]:

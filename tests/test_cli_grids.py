@@ -116,7 +116,7 @@ def test_a_mistake_gets_one_line_and_status_2(home: Path, words: list[str], expe
 
 
 def test_ctrl_c_ends_with_the_line_that_goes_on(home: Path) -> None:
-    rates = ",".join(f"{1e-3 * 1.01**k:.6g}" for k in range(60))
+    rates = ",".join(f"{1e-3 * 1.001**k:.6g}" for k in range(150))
     words = ("grid", f"erm:epochs=10:lr={rates}", "--seeds", "1", "--out", str(home / "runs"))
     environment = {**ENVIRONMENT, "EMBEDCAL_HOME": str(home)}
     child = subprocess.Popen(
@@ -137,7 +137,7 @@ def test_ctrl_c_ends_with_the_line_that_goes_on(home: Path) -> None:
     assert "Traceback" not in told
     kept = len(results.read_bytes().splitlines())
     found = answer(*words)
-    assert found["done"] == 60
+    assert found["done"] == 150
     assert found["reused"] >= kept
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import embedcal
+
 
 def command(*words: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
@@ -56,6 +58,50 @@ def test_explain_draws_the_rows_that_are_named(own_home: Path, tmp_path: Path) -
         assert all(0 <= image["aiou"] <= 1 for image in images if image["aiou"] is not None)
 
 
+def test_slices_gather_the_errors_of_one_place(birds: Path) -> None:
+    words = ("detect", "--slices", "--cache", str(birds), "--split", "test")
+    record = json.loads(command(*words, "--json").stdout)
+    rows = [row for each in record["slices"] for row in each["rows"]]
+    assert len(rows) == len(set(rows)) == sum(each["images"] for each in record["slices"])
+    worst = record["slices"][0]
+    assert worst["excess"] == max(each["excess"] for each in record["slices"]) > 0
+    assert worst["accuracy"] < worst["class_accuracy"]
+    assert {worst["class"], worst["confused"]} == {"landbird", "waterbird"}
+    assert worst["accuracy"] == pytest.approx(1 - worst["errors"] / worst["images"])
+    shown = command(*words).stdout
+    assert "no estimate for other images" in shown
+    assert worst["names"][0]["name"] in shown
+    assert max(map(len, shown.splitlines()[:6])) <= 80
+    done = command(*words, "--by", "mi", status=2)
+    assert "expected --slices without --detector and --by" in done.stderr
+
+
+def test_language_says_which_run_left_the_place(birds: Path, tmp_path: Path) -> None:
+    with embedcal.open(birds) as cache:
+        runs = [embedcal.fit(name, cache, out=tmp_path) for name in ("dfr", "linear-probe")]
+    words = ("explain", *(str(run.folder) for run in runs), "--language", "--cache", str(birds))
+    told = json.loads(command(*words, "--json").stdout)["language"]
+    assert told["split"] == "test"
+    assert [each["run"] for each in told["runs"]] == [run.id for run in runs]
+    changes = []
+    for run in told["runs"]:
+        of = [each for each in run["shifts"] if each["class"] == "waterbird"]
+        assert len(of) == 10
+        changes.append({each["word"]: each["change"] for each in of})
+        assert list(changes[-1].values()) == sorted(changes[-1].values(), reverse=True)
+        for each in run["shifts"]:
+            assert each["change"] == pytest.approx(each["run"] - each["zero_shot"])
+    dfr, probe = changes
+    assert dfr["land"] > 0.1
+    assert dfr["water"] < -0.1
+    assert max(map(abs, probe.values())) < 0.5 * max(map(abs, dfr.values()))
+    few = (*words, "--class", "waterbird", "--per-class", "4")
+    shown = command(*few).stdout
+    assert "over trainings" in shown
+    assert shown.count("waterbird") == 8
+    assert max(map(len, shown.splitlines()[:6])) <= 80
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -63,6 +109,8 @@ def test_explain_draws_the_rows_that_are_named(own_home: Path, tmp_path: Path) -
         (("detect", "--detector", "clap"), "a detector among clip, owlvit"),
         (("explain", "nope", "-o", "x.png"), "none called 'nope'"),
         (("explain", "--rows", "a,b", "-o", "x.png"), "write, say, 3,17,250"),
+        (("explain", "zero-shot"), "name it with -o, or ask for --language"),
+        (("explain", "--language"), "name a run, or last"),
     ],
 )
 def test_mistakes_are_one_line(birds: Path, words: tuple[str, ...], said: str) -> None:

@@ -12,6 +12,8 @@ from embedcal.types import SPLITS
 
 if TYPE_CHECKING:
     from embedcal.cache import BuildReport, CacheMeta, FeatureCache
+    from embedcal.cache.merging import Joined
+    from embedcal.cache.sharding import Shard
 
 LISTED = 10  # unreadable images named in a report; JSON has all
 
@@ -24,6 +26,8 @@ def cache_record(report: BuildReport) -> dict[str, Any]:
         "reused": report.reused,
         "relabelled": report.relabelled,
         "resumed": report.resumed,
+        "copied": report.copied,
+        "shard": None if report.shard is None else list(report.shard),
         "skipped": [
             dict(zip(("id", "path", "reason"), row, strict=True)) for row in report.skipped
         ],
@@ -42,11 +46,17 @@ def cache_report(report: BuildReport) -> RenderableType:
         how = f"new labels, features copied, nothing encoded ({report.rows:,} rows)"
     elif report.resumed:
         how += f"; {report.resumed:,} were there from an interrupted build"
-    pairs: dict[str, object] = {"cache": str(report.path), "done": how}
+    if report.copied:
+        how += f"; {report.copied:,} copied from the older cache"
+    kind = "cache"
+    if report.shard is not None:
+        kind = "shard {} of {}".format(*report.shard)
+    pairs: dict[str, object] = {kind: str(report.path), "done": how}
     if report.encoded:
-        rates = (f"{stage} {rate:,.0f}/s" for stage, rate in report.images_per_second.items())
+        rates = [f"{stage} {rate:,.0f}/s" for stage, rate in report.images_per_second.items()]
         limit = f" (limited by {report.limiting})" if report.limiting else ""
-        pairs["rates"] = ", ".join(rates) + limit
+        if rates:  # not known of several machines together
+            pairs["rates"] = ", ".join(rates) + limit
         pairs["seconds"] = f"{report.seconds['total']:.1f}"
     if report.notes:
         pairs["note"] = "\n".join(map(shown, report.notes))
@@ -61,6 +71,65 @@ def cache_report(report: BuildReport) -> RenderableType:
             table.caption = f"and {len(report.skipped) - LISTED:,} more: --json lists all"
         parts.append(table)
     return Group(*parts)
+
+
+def joined_record(found: Joined) -> dict[str, Any]:
+    return {
+        "path": str(found.path),
+        "rows": found.rows,
+        "shards": found.shards,
+        "virtual": found.virtual,
+        "reused": found.reused,
+        "resumed": found.resumed,
+        "notes": list(found.notes),
+    }
+
+
+def joined_report(found: Joined) -> RenderableType:
+    how = f"{found.rows:,} rows of {found.shards:,} shards"
+    if found.reused:
+        how += ", there already"
+    elif found.virtual:
+        how += ", which must stay beside it"
+    elif found.resumed:
+        how += f"; {found.resumed:,} were there from an interrupted merge"
+    pairs: dict[str, object] = {"cache": str(found.path), "done": how}
+    if found.notes:
+        pairs["note"] = "\n".join(map(shown, found.notes))
+    return facts(pairs)
+
+
+def shard_record(shard: Shard) -> dict[str, Any]:
+    meta, span = shard.meta, shard.span
+    return {
+        "path": str(meta.path),
+        "shard": [shard.part.number, shard.part.count],
+        "first_row": span.start,
+        "rows": len(shard),
+        "of_rows": span.total,
+        "dataset": meta.dataset,
+        "backbone": meta.backbone,
+        "unreadable": int((shard.samples.status != 0).sum()),
+        "identity": meta.identity,
+        "whole": shard.whole,
+        "created": meta.created,
+        "bytes": meta.path.stat().st_size,
+    }
+
+
+def shard_report(shard: Shard) -> RenderableType:
+    record = shard_record(shard)
+    last = shard.span.stop - 1
+    return facts(
+        {
+            f"shard {shard.part.number} of {shard.part.count}": record["path"],
+            "rows": f"{shard.span.start:,} to {last:,} of {shard.span.total:,}",
+            "data set": record["dataset"],
+            "encoder": record["backbone"],
+            "size": f"{record['bytes'] / 1e6:,.1f} MB",
+            "next": "embedcal merge, with all shards",
+        }
+    )
 
 
 def cache_line(meta: CacheMeta) -> str:

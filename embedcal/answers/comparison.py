@@ -28,6 +28,7 @@ def metric_name(metric: str) -> str:
 def heading(block: Block) -> str:
     """Data, encoder, metric and rule of a block on one line, unescaped."""
     mark = " (oracle: an upper bound, not a result)" if block.oracle else ""
+    mark += f", judged by {', '.join(block.attributes)}" if block.judged else ""
     return f"{block.dataset}, {block.backbone}, selected by {block.rule}{mark}"
 
 

@@ -86,6 +86,8 @@ def _ahead(grid: Grid) -> RenderableType:
         )
     notes = [f"and {len(order) - LISTED:,} more: --json lists all"] * (len(order) > LISTED)
     notes += ["* in-sample: the method fitted these rows"] * bool(in_sample & set(order[:LISTED]))
+    inferred = dict.fromkeys(name for record in grid.done for name in record.get("inferred", ()))
+    notes += [f"groups are inferred: {shown(', '.join(inferred))}"] * bool(inferred)
     table.caption = "\n".join(notes) or None
     return table
 

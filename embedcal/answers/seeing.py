@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from embedcal.cache import FeatureCache
-    from embedcal.detecting import Detection, Effect
+    from embedcal.detecting import Detection, Effect, Slice, Slices
     from embedcal.explaining import Explanation
+    from embedcal.explaining.language import Language, Shift
 
 FIGURES = (".png", ".svg", ".pdf")
+SLICES, NAMES = 10, 3  # shown of a search for them; the JSON record has all
 
 
 def detect_record(found: Detection, cache: Path, per_class: int) -> dict[str, Any]:
@@ -105,6 +107,129 @@ def detect_report(record: Mapping[str, Any]) -> RenderableType:
     if record["left_out"]:
         lines.append(f"{len(record['left_out']):,} names left out: the encoder cannot tell them")
     return Group(*([table] if record["attributes"] else []), *lines)
+
+
+def slices_record(found: Slices, cache: Path) -> dict[str, Any]:
+    """Every slice, those with most errors beyond their class's first."""
+    return {
+        "cache": str(cache),
+        "of": found.of,
+        "split": found.split,
+        "slices": [_slice(each, found.classes) for each in found.slices],
+    }
+
+
+def _slice(each: Slice, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "class": classes[each.label],
+        "images": len(each.rows),
+        "errors": each.errors,
+        "excess": each.excess,
+        "accuracy": each.accuracy,
+        "class_accuracy": each.class_accuracy,
+        "confused": None if each.confused is None else classes[each.confused],
+        "names": [{"name": name, "cosine": cosine} for name, cosine in each.names],
+        "rows": each.rows.tolist(),
+    }
+
+
+def slices_report(record: Mapping[str, Any]) -> RenderableType:
+    """The slices with more errors than their class would give them, ten at most."""
+    table = plain_table()
+    table.add_column("class", overflow="fold", min_width=8)
+    for column in ("images", "errors", "accuracy", "class's"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("taken for", overflow="fold", min_width=9)
+    table.add_column("nearest names", overflow="fold")
+    worse = [each for each in record["slices"] if each["excess"] > 0]
+    for each in worse[:SLICES]:
+        table.add_row(
+            shown(each["class"]),
+            f"{each['images']:,}",
+            f"{each['errors']:,}",
+            percent(each["accuracy"]),
+            percent(each["class_accuracy"]),
+            shown(each["confused"] or ""),
+            shown(", ".join(name["name"] for name in each["names"][:NAMES])),
+        )
+    found = (
+        f"{len(record['slices']):,} slices of {shown(record['of'])} on {record['split']}, "
+        f"{len(worse):,} with more errors than their class's accuracy would give them"
+        f"{f'; the worst {SLICES} are shown' if len(worse) > SLICES else ''}. A slice is found by "
+        "its errors: its accuracy, %, is no estimate for other images."
+    )
+    return Group(*([table] if worse else []), found)
+
+
+def language_record(found: Sequence[Language], cache: Path, per_class: int) -> dict[str, Any]:
+    """Of each run and class, the words whose weight changed most, from toward to away."""
+    first = found[0]
+    return {
+        "language": {
+            "cache": str(cache),
+            "split": first.split,
+            "words": len({shift.word for shift in first.shifts}),
+            "runs": [
+                {
+                    "run": each.of,
+                    "shifts": [
+                        _shift(shift, each.classes)
+                        for label in dict.fromkeys(shift.label for shift in each.shifts)
+                        for shift in sorted(
+                            each.of_class(label)[: max(1, per_class)], key=lambda s: -s.change
+                        )
+                    ],
+                }
+                for each in found
+            ],
+        }
+    }
+
+
+def _shift(shift: Shift, classes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "class": classes[shift.label],
+        "images": shift.images,
+        "word": shift.word,
+        "zero_shot": shift.zero_shot,
+        "run": shift.head,
+        "change": shift.change,
+        "interval": list(shift.interval),
+    }
+
+
+def language_report(record: Mapping[str, Any]) -> RenderableType:
+    told = record["language"]
+    parts: list[RenderableType] = []
+    for run in told["runs"]:
+        table = plain_table(shown(run["run"]))
+        for column in ("class", "word"):
+            table.add_column(column, overflow="fold", min_width=8)
+        for column in ("zero-shot", "run", "change", "95 %", "images"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for each in run["shifts"]:
+            low, high = each["interval"]
+            table.add_row(
+                shown(each["class"]),
+                shown(each["word"]),
+                *(f"{each[key]:+.2f}" for key in ("zero_shot", "run", "change")),
+                f"{low:+.2f}, {high:+.2f}",
+                f"{each['images']:,}",
+            )
+        parts.append(table)
+    parts.append(
+        "Weight of a word in the decision for a class, from -1 to 1: the correlation of the "
+        "margin with how much of the word an image shows, over the images of the class in "
+        f"{told['split']}. Of {told['words']:,} words those that changed most are shown, from "
+        "toward to away. Intervals are over images, not over trainings."
+    )
+    return Group(*parts)
+
+
+def joined(reports: Sequence[RenderableType]) -> RenderableType:
+    """Reports one after another, their plain lines still apart."""
+    parts = (each.renderables if isinstance(each, Group) else [each] for each in reports)
+    return Group(*(part for each in parts for part in each))
 
 
 def save(made: Figure, path: Path) -> None:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from embedcal.cache.identity import explain_miss as explain_miss
     from embedcal.cache.importing import Names as Names
     from embedcal.cache.importing import import_features as import_features
+    from embedcal.cache.merging import Joined as Joined
+    from embedcal.cache.merging import join_shards as join_shards
     from embedcal.cache.meta import CacheMeta as CacheMeta
     from embedcal.cache.verification import Verification as Verification
     from embedcal.cache.verification import verify as verify
@@ -33,12 +35,14 @@ _HOMES = {
     "CacheWriter": "writer",
     "FeatureCache": "view",
     "Identity": "identity",
+    "Joined": "merging",
     "Names": "importing",
     "Samples": "view",
     "Verification": "verification",
     "build_cache": "build",
     "explain_miss": "identity",
     "import_features": "importing",
+    "join_shards": "merging",
     "open_cache": "view",
     "verify": "verification",
 }

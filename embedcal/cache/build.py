@@ -6,10 +6,12 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 import numpy as np
+import numpy.typing as npt
 
 from embedcal.cache.contents import (
     Arrays,
@@ -18,6 +20,7 @@ from embedcal.cache.contents import (
     label_arrays,
     manifest_fingerprint,
     projection_arrays,
+    prompt_arrays,
     same_labels,
     text_arrays,
 )
@@ -31,12 +34,23 @@ from embedcal.cache.encoding import (
     unreadable,
     worker_count,
 )
-from embedcal.cache.format import OK
+from embedcal.cache.extending import Extension, Weaver, extension, same_text
+from embedcal.cache.format import OK, SHARD
 from embedcal.cache.identity import Identity, explain_miss, file_name
 from embedcal.cache.layout import StoredFile
-from embedcal.cache.verification import verify
+from embedcal.cache.sharding import (
+    Part,
+    Shard,
+    listed,
+    open_any,
+    rows_of,
+    shard_labels,
+    shard_target,
+    span_of,
+    verify_any,
+)
 from embedcal.cache.view import FeatureCache, open_cache
-from embedcal.cache.writer import CacheWriter
+from embedcal.cache.writer import CacheWriter, whole_batches
 from embedcal.datasets.manifest import Manifest
 from embedcal.datasets.places import data_dir
 from embedcal.encoders.base import Encoder
@@ -51,7 +65,8 @@ class BuildReport:
 
     ``decode`` is the threads' time over their number; ``limiting`` names the stage that the others
     waited for. ``skipped`` lists (id, path, reason) of unreadable rows of the whole cache.
-    ``resumed`` counts rows that an earlier, interrupted call had written.
+    ``resumed`` counts rows that an earlier, interrupted call had written, ``copied`` rows taken
+    from the cache that was extended. ``shard`` is (i, n) where the file is shard i of n.
     """
 
     path: Path
@@ -62,6 +77,8 @@ class BuildReport:
     reused: bool = False
     relabelled: bool = False
     resumed: int = 0
+    copied: int = 0
+    shard: tuple[int, int] | None = None
     limiting: str = ""
     notes: tuple[str, ...] = ()
 
@@ -84,12 +101,17 @@ def build_cache(
     *,
     options: BuildOptions | None = None,
     progress: Progress | None = None,
+    shard: Part | None = None,
+    extend: Path | None = None,
 ) -> BuildReport:
     """One pass of a frozen encoder over every image and prompt, into one file.
 
     A cache with the same identity, labels and paths is returned at once. With other labels, its
     features are copied and nothing is encoded. An interrupted build goes on where it stopped. An
     image that cannot be read keeps its row (status 1, zeros) unless ``on_error`` is "raise".
+    ``shard`` builds one part of the rows, for ``join_shards``. ``extend`` is an older cache of
+    this encoder: rows with the same image bytes are copied from it, and only the others encoded.
+    They are then other batches than in a fresh build, which moves their last bits.
     Raises ``EmbedcalError`` for a full disk, another writer, a file that changes meanwhile,
     non-finite features, or an ``out`` that holds something else.
     """
@@ -98,53 +120,55 @@ def build_cache(
     clock = Clock()
     if not len(manifest):
         raise EmbedcalError("expected at least one row, found an empty manifest: add images")
+    whole, span = manifest, None
+    if shard is not None:
+        span = span_of(shard, len(whole), options.batch_size)
+        manifest = rows_of(whole, span)
     with clock("hash"):
         identity = _identity(manifest, encoder, options, progress)
-    labels = label_arrays(manifest, identity)
-    target, moved = cache_target(manifest, encoder.meta.name, identity, options.out)
+    moved: tuple[str, ...] = ()
+    if shard is None or span is None:
+        labels = label_arrays(manifest, identity)
+        target, moved = cache_target(manifest, encoder.meta.name, identity, options.out)
+    else:
+        labels = shard_labels(whole, identity, shard, span)
+        target = shard_target(whole, identity, shard, span, options.out)
     notes = (*_notes(manifest, encoder), *moved)
+    report = partial(_report, clock=clock, options=options)
     with CacheWriter(target) as writer, ExitStack() as opened:
         relatives = [opened.enter_context(cache) for cache in _relatives(target, identity)]
         for cache in relatives:
             mine = cache.meta.path == target or not _is_named(options.out)
             if mine and same_labels(cache.stored, labels, manifest):
-                return _report(cache.meta.path, clock, options, reused=True, notes=notes)
+                return report(cache.meta.path, reused=True, notes=notes)
+        given = None
+        if extend is not None:
+            given = extension(opened.enter_context(open_cache(extend)), identity)
+        task = _Task(writer, manifest, encoder, identity, given, options, clock, progress)
         part = writer.found()
         if part is not None:
             opened.enter_context(part)
-            if part.head.identity != identity.digest:
+            kind = f"{SHARD}part" in part.arrays
+            if part.head.identity != identity.digest or kind != (shard is not None):
                 notes = (*notes, f"replaced an unfinished file of another encoding: {writer.part}")
                 part = None
-        whole = None
-        if part is not None and _goes_on(part, labels, manifest, options):
-            writer.resume(part, batch_size=options.batch_size)
+        same = None
+        if part is not None and task.goes_on(part, labels):
+            writer.resume(part, task.cut)
         else:
-            whole = next((cache.stored for cache in relatives if verify(cache.meta.path).ok), None)
-            source = whole or part
-            fixed, facts = _text_and_facts(encoder, identity, source, options, clock, progress)
+            same = next((c.stored for c in relatives if verify_any(c.meta.path).ok), None)
+            source = same or part
+            encoded = shard is None or shard.number == 1  # text is in the first shard
+            fixed, facts = task.text_and_facts(source, features=encoded)
             contents = assemble(manifest, encoder.meta, identity, {**labels, **fixed}, facts)
-            writer.create(contents, rows_from=source, batch_size=options.batch_size)
-        copied = writer.rows_done
-        if copied < len(manifest):
-            encode_images(
-                writer,
-                manifest,
-                encoder,
-                identity.rows,
-                options=options,
-                clock=clock,
-                progress=progress,
-            )
+            writer.create(contents, rows_from=source, cut=task.cut)
+        done: dict[str, Any] = (
+            {"relabelled": True} if same is not None else {"resumed": writer.rows_done}
+        )
+        done |= task.encode()
         with clock("write"):
             path = writer.finish()
-        done = {"relabelled": True} if whole is not None else {"resumed": copied}
-        encoded = len(manifest) - copied
-        return _report(path, clock, options, encoded=encoded, notes=notes, **done)
-
-
-def _goes_on(part: StoredFile, labels: Arrays, manifest: Manifest, options: BuildOptions) -> bool:
-    same_batches = part.attributes["batch_size"] == options.batch_size
-    return same_batches and same_labels(part, labels, manifest)
+        return report(path, notes=notes, **done)
 
 
 def _is_named(out: Path | None) -> TypeGuard[Path]:
@@ -253,43 +277,111 @@ def cache_target(
 
 
 def _relatives(target: Path, identity: Identity) -> Iterator[FeatureCache]:
-    """Finished caches beside the target with the same encoding; the target itself first."""
+    """Finished files beside the target with the same encoding; the target itself first."""
     beside = sorted(target.parent.glob(f"*{identity.digest[:10]}*.h5"))
     for path in dict.fromkeys([target, *beside]):
         if path.exists():
             try:
-                cache = open_cache(path)
+                cache = open_any(path)
             except EmbedcalError as error:
                 log.warning("not reused: %s", error)
                 continue
-            if cache.meta.identity == identity.digest:
+            # Other shards may be without text, and are somebody's parts of another whole.
+            usable = path == target or not isinstance(cache, Shard)
+            if usable and cache.meta.identity == identity.digest:
                 yield cache
             else:
                 cache.close()
 
 
-def _text_and_facts(
-    encoder: Encoder,
-    identity: Identity,
-    source: StoredFile | None,
-    options: BuildOptions,
-    clock: Clock,
-    progress: Progress,
-) -> tuple[Arrays, dict[str, Any]]:
-    """Text and projection, copied where a file of the same encoding has them."""
-    if source is not None:
-        facts = {name: source.attributes[name] for name in ("weights", "library", "batch_size")}
-        if source.head.state == "building" and facts["batch_size"] != options.batch_size:
-            facts["batch_size"] = 0  # it varies from here on
-        return copied_arrays(source), facts
-    with clock("text"):
-        text = text_arrays(encoder, identity, lambda done, total: progress("text", done, total))
-    return {**text, **projection_arrays(encoder.projection())}, {"batch_size": options.batch_size}
+@dataclass(frozen=True)
+class _Task:
+    """Everything that one build is about."""
+
+    writer: CacheWriter
+    manifest: Manifest
+    encoder: Encoder
+    identity: Identity
+    given: Extension | None
+    options: BuildOptions
+    clock: Clock
+    progress: Progress
+
+    @property
+    def batch_size(self) -> int:
+        """As recorded: 0 where rows come from an older cache of other batches."""
+        size = self.options.batch_size
+        return size if self.given is None or self.given.old.meta.batch_size == size else 0
+
+    def goes_on(self, part: StoredFile, labels: Arrays) -> bool:
+        same_batches = part.attributes["batch_size"] == self.batch_size
+        return same_batches and same_labels(part, labels, self.manifest)
+
+    def cut(self, rows: int) -> int:
+        """How many leading rows an interrupted build keeps: those of whole batches."""
+        size, total = self.options.batch_size, len(self.manifest)
+        cut = whole_batches(total, size) if self.given is None else self.given.cut(size)
+        return cut(rows)
+
+    def text_and_facts(
+        self, source: StoredFile | None, *, features: bool
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Text and projection, copied where a file of the same encoding has them.
+
+        Without ``features`` no more than the prompts.
+        """
+        if source is not None:
+            facts = {name: source.attributes[name] for name in ("weights", "library", "batch_size")}
+            if source.head.state == "building" and facts["batch_size"] != self.batch_size:
+                facts["batch_size"] = 0  # it varies from here on
+            return copied_arrays(source), facts
+        facts = {"batch_size": self.batch_size}
+        if not features:
+            return prompt_arrays(self.identity), facts
+        if self.given is not None:
+            old = self.given.old
+            facts["library"] = listed(old.meta.library, self.encoder.meta.library)
+            if same_text(old, self.identity):
+                return copied_arrays(old.stored), facts
+        with self.clock("text"):
+            told = partial(self.progress, "text")
+            text = text_arrays(self.encoder, self.identity, told)
+        return {**text, **projection_arrays(self.encoder.projection())}, facts
+
+    def encode(self) -> dict[str, int]:
+        """Write every row that is missing; how many were encoded, and how many copied."""
+        before, total = self.writer.rows_done, len(self.manifest)
+        if self.given is None:
+            if before < total:
+                self._encode(self.writer, self.manifest, self.identity.rows)
+            return {"encoded": total - before}
+        weaver, new = Weaver(self.writer, self.given), self.given.new
+        encoded = len(new) - weaver.rows_done
+        if encoded:
+            manifest = rows_of(self.manifest, new)
+            self._encode(cast(CacheWriter, weaver), manifest, self.identity.rows[new])
+        weaver.copy_until(total)
+        return {"encoded": encoded, "copied": total - before - encoded}
+
+    def _encode(
+        self, writer: CacheWriter, manifest: Manifest, digests: npt.NDArray[np.uint8]
+    ) -> None:
+        encode_images(
+            writer,
+            manifest,
+            self.encoder,
+            digests,
+            options=self.options,
+            clock=self.clock,
+            progress=self.progress,
+        )
 
 
-def _report(path: Path, clock: Clock, options: BuildOptions, **facts: Any) -> BuildReport:
+def _report(path: Path, *, clock: Clock, options: BuildOptions, **facts: Any) -> BuildReport:
     """Read back from the finished file, which thereby proves to open."""
-    with open_cache(path) as cache:
+    with open_any(path) as cache:
+        if isinstance(cache, Shard):
+            facts["shard"] = (cache.part.number, cache.part.count)
         samples = cache.samples
         skipped = tuple(
             (samples.ids[row], samples.paths[row], samples.reasons[row])

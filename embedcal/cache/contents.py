@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.format import REASON_BYTES, escape_name
+from embedcal.cache.format import REASON_BYTES, SHARD, escape_name
 from embedcal.cache.identity import Identity, fingerprint
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.skeleton import Contents
@@ -87,9 +87,7 @@ def text_arrays(
 
     Nothing for image-only encoders.
     """
-    arrays: Arrays = {}
-    if identity.templates:
-        arrays["/templates"] = text_array(identity.templates, "templates")
+    arrays = prompt_arrays(identity)
     banks = {bank: _texts(identity, bank) for bank in identity.prompts}
     total = sum(map(len, banks.values()))
     done = 0
@@ -104,10 +102,6 @@ def text_arrays(
             done += len(batch)
             progress(done, total)
         path = f"/text/{escape_name(bank)}"
-        arrays[f"{path}/prompt"] = text_array(prompts, "prompts")
-        if bank in identity.descriptions:
-            described = text_array(texts, "descriptions")
-            arrays[f"{path}/text"] = described.reshape(len(prompts), each)
         for name, shape in encoder.meta.text_shapes.items():
             features = np.concatenate(parts[name]).astype("<f4")
             if not np.isfinite(features).all():
@@ -116,6 +110,20 @@ def text_arrays(
                     "encode in fp32, or check the weights"
                 )
             arrays[f"{path}/{name}"] = features.reshape(len(prompts), each, *shape)
+    return arrays
+
+
+def prompt_arrays(identity: Identity) -> Arrays:
+    """Templates, prompts and descriptions without their features."""
+    arrays: Arrays = {}
+    if identity.templates:
+        arrays["/templates"] = text_array(identity.templates, "templates")
+    for bank, prompts in identity.prompts.items():
+        path = f"/text/{escape_name(bank)}"
+        arrays[f"{path}/prompt"] = text_array(prompts, "prompts")
+        if bank in identity.descriptions:
+            described = text_array(_texts(identity, bank), "descriptions")
+            arrays[f"{path}/text"] = described.reshape(len(prompts), -1)
     return arrays
 
 
@@ -159,7 +167,8 @@ def same_labels(file: StoredFile, labels: Arrays, manifest: Manifest) -> bool:
     own = {
         path
         for path in file.arrays
-        if path.startswith(("/samples/", "/attributes/")) or path in ("/classes", "/warnings")
+        if path.startswith(("/samples/", "/attributes/", SHARD))
+        or path in ("/classes", "/warnings")
     }
     own -= {"/samples/status", "/samples/reason", "/samples/crc32"}
     facts = (file.attributes["dataset"], file.attributes["attributes"])

@@ -27,6 +27,7 @@ OK = 0
 UNREADABLE = 1
 
 TEXT = "text"  # fixed-length UTF-8, padded with NUL
+SHARD = "/shard/"  # below it a shard says what it is a part of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +99,11 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("/projection/logit_scale", "<f8", "1", "MAY", "natural logarithm of the multiplier"),
     _entry("/projection/attnpool_heads", "<i4", "1", "MAY", "heads of the attention pool"),
     _entry("/projection/attnpool/<name>", "<f4", "*", "MAY", "attention pool, open_clip's names"),
+    _entry("/shard/part", "<i8", "2", "MAY", "a shard: its number from 1, and of how many"),
+    _entry("/shard/rows", "<i8", "3", "MAY", "a shard: first row, row after its last, all rows"),
+    _entry("/shard/whole", "text", "1", "MAY", "a shard: digest of what it is a part of"),
+    _entry("/shards/name", "text", "K", "MAY", "a virtual cache: files beside it, in row order"),
+    _entry("/shards/sha256", "text", "K", "MAY", "a virtual cache: digests of those files"),
 )
 
 
@@ -150,6 +156,13 @@ def _patterns() -> tuple[tuple[re.Pattern[str], Entry], ...]:
     return tuple(
         (re.compile(re.escape(entry.path).replace("<name>", "([^/]+)")), entry) for entry in ENTRIES
     )
+
+
+def schema_order(path: str) -> tuple[int, str]:
+    """Where a path stands among the format's: files laid out by it are equal if contents are."""
+    found = entry_for(path)
+    assert found is not None, path
+    return ENTRIES.index(found[0]), path
 
 
 @cache

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any, Literal
 
 import h5py
 import numpy as np
@@ -33,6 +34,7 @@ from embedcal.cache.format import (
     is_group,
     parse_head,
 )
+from embedcal.cache.virtual import Piece, read_pieces
 from embedcal.types import EmbedcalError
 
 _MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -40,11 +42,15 @@ _MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeE
 
 @dataclass(frozen=True)
 class Stored:
-    """One contiguous array: its first byte in the file (user block included), type and shape."""
+    """One contiguous array: its first byte in the file (user block included), type and shape.
+
+    Rows of a virtual cache lie in its shards: then ``pieces`` says in which, and ``offset`` is 0.
+    """
 
     offset: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    pieces: tuple[Piece, ...] = ()
 
     @property
     def row_bytes(self) -> int:
@@ -56,10 +62,17 @@ class Stored:
 
 
 class StoredFile:
-    """A cache file opened for reading, checked against the schema; complete or being built."""
+    """A cache file opened for reading, checked against the schema; complete or being built.
 
-    def __init__(self, path: Path) -> None:
+    ``shards`` are the files that hold the rows of a virtual cache, opened and held against their
+    recorded digests; empty for any other. ``linked`` says what is done about them: a shard itself
+    may have none, and who writes such a file looks at its structure alone.
+    """
+
+    def __init__(self, path: Path, *, linked: Literal["open", "ignore", "refuse"] = "open") -> None:
         self.path = path
+        self.shards: tuple[StoredFile, ...] = ()
+        self._joined: dict[str, IO[bytes]] = {}
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
@@ -68,13 +81,15 @@ class StoredFile:
             ) from None
         try:
             self.head, size = _read_head(self._file.fileno(), path)
-            self.arrays, self.attributes = _read_structure(path, size)
-            if not os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
+            self.arrays, self.attributes = _read_structure(path, size, virtual=linked != "refuse")
+            if not _same(self._file.fileno(), path):
                 raise EmbedcalError(
                     f"expected one file at {path}, found it replaced while it was opened: try again"
                 )
+            if linked == "open":
+                self._open_shards()
         except BaseException:
-            self._file.close()
+            self.close()
             raise
 
     def __enter__(self) -> StoredFile:
@@ -90,6 +105,10 @@ class StoredFile:
 
     def close(self) -> None:
         self._file.close()
+        for rows in self._joined.values():
+            rows.close()
+        for shard in self.shards:
+            shard.close()
 
     def fileno(self) -> int:
         """The open descriptor; an error that says so once the file is closed."""
@@ -101,19 +120,50 @@ class StoredFile:
 
     def read(self, path: str) -> npt.NDArray[Any]:
         """A whole array, as stored."""
+        return self.rows(path, 0, self.arrays[path].shape[0])
+
+    def rows(self, path: str, start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows ``start`` to ``stop`` of an array, as stored."""
         stored = self.arrays[path]
-        out = np.empty(stored.shape, stored.dtype)
-        read_exactly(self.fileno(), memoryview(out.reshape(-1).view(np.uint8)), stored.offset)
+        out = np.empty((stop - start, *stored.shape[1:]), stored.dtype)
+        if not stored.pieces:
+            view = memoryview(out.reshape(-1).view(np.uint8))
+            read_exactly(self.fileno(), view, stored.offset + start * stored.row_bytes)
+        for piece, shard in zip(stored.pieces, self.shards, strict=False):
+            first, last = max(start, piece.start), min(stop, piece.stop)
+            if first < last:
+                found = shard.rows(path, first - piece.start, last - piece.start)
+                out[first - start : last - start] = found
         return out
 
     def map(self, path: str) -> npt.NDArray[Any]:
-        """The array as pages of the file; what is written to them stays with the caller."""
+        """The array as pages of the file; what is written to them stays with the caller.
+
+        Rows of a virtual cache are read into memory once, and these pages are of that.
+        """
         stored = self.arrays[path]
         self.fileno()
+        if stored.pieces and path not in self._joined:
+            self._joined[path] = self._join(path)
+        source: Any = self._joined.get(path, self._file)
         pages = np.memmap(
-            self._file, dtype=stored.dtype, mode="c", offset=stored.offset, shape=stored.shape
+            source, dtype=stored.dtype, mode="c", offset=stored.offset, shape=stored.shape
         )
         return np.asarray(pages)
+
+    def _join(self, path: str) -> IO[bytes]:
+        """An array of a virtual cache as a file without a name, in memory where there are such."""
+        stored = self.arrays[path]
+        if hasattr(os, "memfd_create"):
+            file: IO[bytes] = os.fdopen(os.memfd_create("embedcal"), "w+b")
+        else:
+            file = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
+        step = max(1, (1 << 22) // max(1, stored.row_bytes))
+        for start in range(0, stored.shape[0], step):
+            rows = self.rows(path, start, min(start + step, stored.shape[0]))
+            file.write(rows.reshape(-1).view(np.uint8))
+        file.flush()
+        return file
 
     def text(self, path: str) -> tuple[str, ...]:
         """An array of strings, row by row; empty where the file has none."""
@@ -131,6 +181,31 @@ class StoredFile:
         flat = self.text(path)
         step = self.arrays[path].shape[1] if flat else 1
         return tuple(flat[start : start + step] for start in range(0, len(flat), step))
+
+    def _open_shards(self) -> None:
+        """The shards of a virtual cache, each what it was when they were joined."""
+        virtual = {path: stored for path, stored in self.arrays.items() if stored.pieces}
+        names, digests = self.text("/shards/name"), self.text("/shards/sha256")
+        if not virtual and not names:
+            return
+        rows = {path for path in self.arrays if (at := entry_for(path)) and at[0].per_row}
+        listed = {tuple(piece.name for piece in stored.pieces) for stored in virtual.values()}
+        if virtual.keys() != rows or listed != {names} or len(digests) != len(names):
+            raise _refused(self.path, "/shards/name", "another list than the virtual arrays have")
+        for number, (name, wanted) in enumerate(zip(names, digests, strict=True)):
+            shard = StoredFile(self.path.with_name(name), linked="refuse")
+            self.shards += (shard,)
+            if shard.head.state != "complete" or shard.head.sha256 != wanted:
+                raise EmbedcalError(
+                    f"expected {shard.path} with SHA-256 {wanted} as a shard of {self.path}, found "
+                    f"{shard.head.sha256}: restore it, or join the shards again with "
+                    "'embedcal merge'"
+                )
+            for path, stored in virtual.items():
+                piece, there = stored.pieces[number], shard.arrays.get(path)
+                shape = (piece.stop - piece.start, *stored.shape[1:])
+                if there is None or (there.dtype, there.shape) != (stored.dtype, shape):
+                    raise _refused(self.path, path, f"other rows than those of {name}")
 
     def below(self, prefix: str) -> list[str]:
         """What stands right below a path: ``below("/text/")`` lists the banks."""
@@ -161,6 +236,14 @@ def write_exactly(fd: int, data: npt.NDArray[Any] | bytes, offset: int) -> None:
         done += os.pwrite(fd, view[done : done + (1 << 30)], offset + done)
 
 
+def _same(descriptor: int, path: Path) -> bool:
+    """Whether the file at a path is still the one that was opened."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
 def _read_head(fd: int, path: Path) -> tuple[Head, int]:
     head = parse_head(os.pread(fd, USER_BLOCK, 0).ljust(USER_BLOCK, b"\0"), str(path))
     size = os.fstat(fd).st_size
@@ -172,13 +255,18 @@ def _read_head(fd: int, path: Path) -> tuple[Head, int]:
     return head, size
 
 
-def _read_structure(path: Path, size: int) -> tuple[dict[str, Stored], dict[str, Any]]:
+def _read_structure(
+    path: Path, size: int, *, virtual: bool
+) -> tuple[dict[str, Stored], dict[str, Any]]:
     try:
         # Complete files are never changed in place, so no lock: read-only and network disks work.
         with h5py.File(path, "r", locking=False) as file:
             if file.userblock_size != USER_BLOCK:
                 raise _refused(path, "/", f"a user block of {file.userblock_size} bytes")
-            arrays = {name: _stored(path, name, dset, size) for name, dset in _walk(path, file.id)}
+            arrays = {
+                name: _stored(path, name, dset, size=size, virtual=virtual)
+                for name, dset in _walk(path, file.id)
+            }
             attributes = _root_attributes(path, file.id)
     except _MALFORMED as error:
         detail = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -217,11 +305,14 @@ def _walk(path: Path, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]
             raise _refused(path, name, "another kind of object")
 
 
-def _stored(path: Path, name: str, dset: Any, size: int) -> Stored:
+def _stored(path: Path, name: str, dset: Any, *, size: int, virtual: bool) -> Stored:
     found = entry_for(name)
     assert found is not None
     creation = dset.get_create_plist()
-    if creation.get_layout() != h5py.h5d.CONTIGUOUS:
+    mapped = None
+    if virtual and found[0].per_row and creation.get_layout() == h5py.h5d.VIRTUAL:
+        mapped = read_pieces(creation, name)
+    if creation.get_layout() != h5py.h5d.CONTIGUOUS and mapped is None:
         raise _refused(path, name, "a chunked, compact or virtual array")
     if creation.get_external_count() or creation.get_nfilters():
         raise _refused(path, name, "external storage or filters")
@@ -229,6 +320,10 @@ def _stored(path: Path, name: str, dset: Any, size: int) -> Stored:
         raise _refused(path, name, "attributes below the root")
     dtype = _plain_dtype(path, name, dset.get_type(), found[0])
     shape = tuple(int(n) for n in dset.shape)
+    if mapped is not None:
+        if mapped[1] != shape:
+            raise _refused(path, name, "a virtual array of another shape than its parts")
+        return Stored(0, dtype, shape, mapped[0])
     stored = Stored(dset.get_offset() or 0, dtype, shape)
     if not shape or min(shape) < 1:
         raise _refused(path, name, f"an array of shape {shape}")

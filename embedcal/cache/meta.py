@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedcal.cache.format import unescape_name
+from embedcal.cache.format import SHARD, unescape_name
 from embedcal.cache.identity import Identity
 from embedcal.cache.layout import Stored, StoredFile
 from embedcal.types import LEVELS, SPLITS, EmbedcalError
@@ -69,7 +69,18 @@ def labels_path(stored: StoredFile, name: str) -> str:
 
 
 def read_meta(stored: StoredFile) -> CacheMeta:
-    """The facts in a file's attributes, small arrays and user block."""
+    """The facts of a whole cache; EmbedcalError for a shard, which is none."""
+    if f"{SHARD}part" in stored.arrays:
+        number, count = stored.read(f"{SHARD}part").tolist()
+        raise EmbedcalError(
+            f"expected a whole cache, found shard {number} of {count} in {stored.path}: join all "
+            "of them with 'embedcal merge'"
+        )
+    return read_facts(stored)
+
+
+def read_facts(stored: StoredFile) -> CacheMeta:
+    """The facts in attributes, small arrays and user block; of a shard those of its own rows."""
     facts, arrays = stored.attributes, stored.arrays
     prompts = {
         unescape_name(bank): stored.text(f"/text/{bank}/prompt") for bank in stored.below("/text/")

@@ -75,19 +75,7 @@ def _verify_contents(path: Path, sealed: str) -> Verification:
     """The bytes are the writer's own; what they say must agree with itself too."""
     try:
         with FeatureCache(path) as cache:
-            meta, samples = cache.meta, cache.samples
-            labels = fingerprint(
-                meta.ingredients.digest,
-                ids=samples.ids,
-                y=samples.y,
-                split=samples.split,
-                classes=meta.classes,
-                attributes={
-                    name: (values, samples.attributes[name]) for name, values in meta.attributes
-                },
-                box=samples.box,
-            )
-            if meta.ingredients.digest != meta.identity or labels != meta.fingerprint:
+            if not follows(cache):
                 raise EmbedcalError(
                     f"expected identity and fingerprint to follow from the contents, found others "
                     f"in {path}: this file was not written by embedcal; make the cache again"
@@ -95,6 +83,23 @@ def _verify_contents(path: Path, sealed: str) -> Verification:
     except EmbedcalError as error:
         return Verification(path=path, ok=False, reason=str(error), sha256=sealed)
     return Verification(path=path, ok=True, reason="", sha256=sealed)
+
+
+def follows(cache: FeatureCache) -> bool:
+    """Whether identity and fingerprint, as noted, are those of the labels, prompts and digests."""
+    meta, samples = cache.meta, cache.samples
+    labels = fingerprint(
+        meta.ingredients.digest,
+        ids=samples.ids,
+        y=samples.y,
+        split=samples.split,
+        classes=meta.classes,
+        attributes={name: (values, samples.attributes[name]) for name, values in meta.attributes},
+        box=samples.box,
+    )
+    head = cache.stored.head
+    noted = {(meta.identity, meta.fingerprint), (head.identity, head.fingerprint)}
+    return noted == {(meta.ingredients.digest, labels)}
 
 
 def _damaged_rows(path: Path) -> tuple[int, ...]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -59,9 +60,16 @@ def open_cache(path: str | Path) -> FeatureCache:
 
 
 class FeatureCache:
-    """A finished cache opened read-only; made by ``open_cache``. ``stored`` is the file itself."""
+    """A finished cache opened read-only; made by ``open_cache``. ``stored`` is the file itself.
+
+    ``inferred`` maps attributes whose labels do not come from the file to the digest of these
+    labels, and ``prompts`` to the text of their values, where there is one: both are empty unless
+    ``with_attribute`` made the view.
+    """
 
     def __init__(self, path: Path) -> None:
+        self.inferred: Mapping[str, str] = {}
+        self.prompts: Mapping[str, TextBank] = {}
         self.stored = StoredFile(path)
         try:
             if self.stored.head.state != "complete":
@@ -119,6 +127,39 @@ class FeatureCache:
             box=stored.read("/samples/box") if "/samples/box" in stored.arrays else None,
             masks=stored.text("/samples/mask") if "/samples/mask" in stored.arrays else None,
         )
+
+    def with_attribute(
+        self,
+        name: str,
+        values: tuple[str, ...],
+        labels: npt.NDArray[Any],
+        digest: str,
+        prompts: TextBank | None = None,
+    ) -> FeatureCache:
+        """A view of this cache with one more attribute, whose labels (N,) came from elsewhere.
+
+        Labels are 0 <= a < A, -1 where unknown; ``digest`` stands for them, ``prompts`` are the
+        text of the values. Such attributes follow the file's own, sorted by name, in whatever
+        order they are added. The view reads the same file and is closed with this one.
+        EmbedcalError for a name that is there already, and for labels of another number or range.
+        """
+        if name in dict(self.meta.attributes):
+            raise EmbedcalError(f"expected a new attribute, found '{name}': the cache has it")
+        given = np.asarray(labels).astype(np.int64)
+        if given.shape != (len(self),) or given.min() < -1 or given.max() >= len(values):
+            raise EmbedcalError(
+                f"expected labels from -1 to {len(values) - 1} of {len(self)} rows for '{name}', "
+                f"found shape {given.shape}: infer them again"
+            )
+        inferred = {**self.inferred, name: digest}
+        pairs = {**dict(self.meta.attributes), name: values}
+        order = [known for known in pairs if known not in inferred] + sorted(inferred)
+        view = copy.copy(self)
+        view.meta = replace(self.meta, attributes=tuple((each, pairs[each]) for each in order))
+        view.samples = replace(self.samples, attributes={**self.samples.attributes, name: given})
+        view.inferred = {each: inferred[each] for each in sorted(inferred)}
+        view.prompts = {**self.prompts, name: prompts} if prompts is not None else self.prompts
+        return view
 
     # ``attribute`` is one name, or several for the product of them, or None for that of all. The
     # last attribute of the cache's order runs fastest in a product, in whatever order it is named.

@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -27,10 +27,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.checksums import (
+    BLOCK,
     COUNTER,
     CRC,
     add_crc,
-    blocks,
     count_sound,
     digest,
     row_paths,
@@ -45,6 +45,13 @@ log = logging.getLogger(__name__)
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 COMMIT_SECONDS = 1.0  # a sync each second costs little, one each batch may cost much
+
+Cut = Callable[[int], int]  # of so many leading rows that are there, how many to keep
+
+
+def whole_batches(total: int, batch_size: int) -> Cut:
+    """Keep whole batches, or all rows where all are there."""
+    return lambda rows: rows if rows == total else rows - rows % batch_size
 
 
 class CacheWriter:
@@ -71,7 +78,13 @@ class CacheWriter:
     # The lock
 
     def __enter__(self) -> CacheWriter:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise EmbedcalError(
+                f"expected to make the folder {self.path.parent}, found: {error.strerror}: name a "
+                "file elsewhere with --out"
+            ) from None
         try:
             self._lock.acquire()
         except filelock.Timeout:
@@ -139,17 +152,17 @@ class CacheWriter:
             log.warning("starting anew: %s", error)
             return None
 
-    def resume(self, part: StoredFile, *, batch_size: int = 1) -> None:
+    def resume(self, part: StoredFile, cut: Cut = int) -> None:
         """Go on from what ``found`` gave.
 
-        Intact rows are kept up to a multiple of ``batch_size``, so that a resumed build encodes
+        ``cut`` says how many of the leading intact rows to keep, so that a resumed build encodes
         the same batches as an undisturbed one.
         """
-        self._adopt(part, count_sound(part, batch_size))
+        self._adopt(part, cut(_count_sound(part)))
         self._open()
 
     def create(
-        self, contents: Contents, *, rows_from: StoredFile | None = None, batch_size: int = 1
+        self, contents: Contents, *, rows_from: StoredFile | None = None, cut: Cut = int
     ) -> None:
         """Lay out a new ``.part``, replacing any old one only when the new one is whole.
 
@@ -164,13 +177,29 @@ class CacheWriter:
             with StoredFile(fresh) as found:
                 self._adopt(found, 0)
             if rows_from is not None:
-                self._copy_rows(fresh, rows_from, batch_size)
+                self._copy_rows(fresh, rows_from, cut)
             fresh.replace(self.part)
         except (OSError, RuntimeError) as error:
             raise self._explained(error, contents.nbytes) from error
         finally:
             fresh.unlink(missing_ok=True)
         self._open()
+
+    def publish(self, contents: Contents) -> Path:
+        """A virtual cache, whole at once: its rows are in the shards beside it."""
+        self._check_space(contents.nbytes)
+        fresh = self.part.with_name(self.part.name + ".new")
+        fresh.unlink(missing_ok=True)
+        try:
+            lay_out(fresh, contents)
+            fresh.replace(self.path)
+            self.part.unlink(missing_ok=True)  # of rows that were being joined into one file
+            _sync_folder(self.path.parent)
+        except (OSError, RuntimeError) as error:
+            raise self._explained(error, contents.nbytes) from error
+        finally:
+            fresh.unlink(missing_ok=True)
+        return self.path
 
     def _adopt(self, found: StoredFile, rows: int) -> None:
         self._head = found.head
@@ -183,8 +212,8 @@ class CacheWriter:
         self._committed_at = time.monotonic()
         self._write_counter()
 
-    def _copy_rows(self, fresh: Path, source: StoredFile, batch_size: int) -> None:
-        rows = count_sound(source, batch_size)
+    def _copy_rows(self, fresh: Path, source: StoredFile, cut: Cut) -> None:
+        rows = cut(_count_sound(source))
         done = int(source.read(COUNTER)[0])
         if rows < done and source.head.state == "complete":
             raise EmbedcalError(
@@ -196,9 +225,10 @@ class CacheWriter:
             for name in [*self._row_paths, CRC]:
                 old, new = source.arrays[name], self._arrays[name]
                 assert (old.dtype, old.shape) == (new.dtype, new.shape)
-                for start, stop in blocks(rows * old.row_bytes):
-                    block = os.pread(source.fileno(), stop - start, old.offset + start)
-                    write_exactly(fd, block, new.offset + start)
+                step = max(1, BLOCK // old.row_bytes)
+                for start in range(0, rows, step):
+                    block = source.rows(name, start, min(start + step, rows))
+                    write_exactly(fd, block, new.offset + start * new.row_bytes)
             os.fsync(fd)
             write_exactly(fd, np.array([rows], "<i8"), self._arrays[COUNTER].offset)
         finally:
@@ -276,7 +306,7 @@ class CacheWriter:
         number, text = getattr(error, "errno", None), str(error)
         if number in _FULL or any(f"errno = {full}," in text for full in _FULL):
             return self._full(needed, shutil.disk_usage(self.path.parent).free)
-        found = getattr(error, "strerror", None) or " ".join(text.split())
+        found = " ".join(str(getattr(error, "strerror", None) or text).split())
         return EmbedcalError(
             f"expected to write {self.part}, found {found}: mend that and run "
             "the same command again; it resumes"
@@ -288,6 +318,17 @@ class CacheWriter:
             f"name a file elsewhere with --out; {self._committed} rows are safe and the same "
             "command resumes"
         )
+
+
+def _count_sound(file: StoredFile) -> int:
+    """Leading rows that are counted and intact, shard by shard where they lie in such."""
+    rows = 0
+    for shard in file.shards or (file,):
+        sound = count_sound(shard, 1)
+        rows += sound
+        if sound < shard.arrays[CRC].shape[0]:
+            break
+    return rows
 
 
 def _sync_folder(folder: Path) -> None:

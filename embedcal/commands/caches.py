@@ -1,9 +1,10 @@
-"""Commands on caches: cache, info, verify."""
+"""Commands on caches: cache, info; and the joining of shards."""
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -15,7 +16,6 @@ def register(app: typer.Typer) -> None:
     """Give these commands to the app."""
     app.command(short_help="encode a data set once into one HDF5 file")(cache)
     app.command(short_help="what is in a cache")(info)
-    app.command(short_help="has any byte of a cache changed?")(verify)
 
 
 def cache(
@@ -53,7 +53,13 @@ def cache(
     store: Annotated[
         Literal["float32", "float16"], typer.Option(help="stored type of features")
     ] = "float32",
-    precision: Annotated[str, typer.Option(help="arithmetic: fp32, bf16, fp16")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(help="fp32, bf16, fp16; auto: bf16 where the device is made for it")
+    ] = "fp32",
+    runtime: Annotated[
+        Literal["torch", "openvino", "onnxruntime"],
+        typer.Option(help="what runs the frozen trunk; the others are held to torch's features"),
+    ] = "torch",
     batch_size: Annotated[int, typer.Option(help="images a batch")] = 64,
     workers: Annotated[int | None, typer.Option(help="decoding threads; all cores")] = None,
     device: Device = "auto",
@@ -62,6 +68,16 @@ def cache(
     ] = "skip",
     rows: Annotated[int | None, typer.Option(help="birds: pictures to render")] = None,
     seed: Annotated[int | None, typer.Option(help="birds: seed of the world")] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="I/N: only that part of the rows, for embedcal merge")
+    ] = None,
+    extend: Annotated[
+        Path | None, typer.Option(help="an older cache: images that it has are not encoded again")
+    ] = None,
+    engine: Annotated[
+        Literal["here", "ray"], typer.Option(help="ray: shards on a cluster, then one file")
+    ] = "here",
+    jobs: Annotated[int | None, typer.Option(help="ray: shards at once; one a core")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="warnings are errors")] = False,
     allow_outside_root: Annotated[
         bool, typer.Option("--allow-outside-root", help="follow paths out of the root")
@@ -77,17 +93,23 @@ def cache(
     """
     from embedcal.answers.caches import cache_record, cache_report
     from embedcal.cache import BuildOptions
-    from embedcal.caching import cache as run
+    from embedcal.caching import cache as here
     from embedcal.datasets import ReadOptions, attributes_of, columns_of
     from embedcal.datasets.birds import ROWS
     from embedcal.progress import progress
 
+    run: Any = here
+    if engine == "ray":
+        from embedcal.sharded import cache as spread
+
+        run = partial(spread, jobs=jobs)
     with progress() as bars:
         report = run(
             source,
             backbone=backbone,
             pretrained=pretrained,
             precision=precision,
+            runtime=runtime,
             device=device,
             root=root,
             out=out,
@@ -113,6 +135,8 @@ def cache(
                 workers=workers,
                 on_error=on_error,
             ),
+            shard=shard,
+            extend=extend,
             explain_miss=explain_miss,
             progress=bars.stage,
         )
@@ -131,32 +155,34 @@ def info(
 
     Example: embedcal info --json | jq .fingerprint
     """
-    from embedcal.answers.caches import info_record, info_report
-    from embedcal.cache import open_cache
+    from embedcal.answers.caches import info_record, info_report, shard_record, shard_report
+    from embedcal.cache.sharding import Shard, open_any
     from embedcal.caching import which_cache
 
-    with open_cache(which_cache(file)) as opened:
-        answer(info_record(opened), info_report(opened), as_json=as_json)
+    with open_any(which_cache(file)) as opened:
+        if isinstance(opened, Shard):
+            answer(shard_record(opened), shard_report(opened), as_json=as_json)
+        else:
+            answer(info_record(opened), info_report(opened), as_json=as_json)
 
 
-def verify(
-    file: Annotated[
-        Path | None, typer.Argument(help="a cache; by default the one used last")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Hash a cache and say whether any byte has changed since it was written.
+def join(files: list[Path], out: Path, *, virtual: bool, as_json: bool) -> None:
+    """What ``embedcal merge`` does with shards of a cache."""
+    from embedcal.answers.caches import joined_record, joined_report
+    from embedcal.cache.merging import join_shards
+    from embedcal.datasets.places import remember_last_cache
+    from embedcal.progress import progress
 
-    Example: embedcal verify birds.h5
-    """
-    from embedcal.cache import verify as run
-    from embedcal.caching import which_cache
-
-    found = run(which_cache(file))
-    if not found.ok:
-        raise EmbedcalError(found.reason)
-    record = {"path": str(found.path), "ok": found.ok, "sha256": found.sha256}
-    answer(record, f"{found.path}: every byte is as written", as_json=as_json)
+    for path in files:
+        if path.is_dir():
+            raise EmbedcalError(
+                f"expected shards of a cache, found the folder {path}: name their files, or name "
+                "folders of runs only"
+            )
+    with progress() as bars:
+        found = join_shards(files, out, virtual=virtual, progress=partial(bars.stage, "merge"))
+    remember_last_cache(found.path)
+    answer(joined_record(found), joined_report(found), as_json=as_json)
 
 
 def _keep(text: str) -> bool:

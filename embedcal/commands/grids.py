@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcal.commands.caches import join
 from embedcal.commands.shared import (
     SKIPPED,
     Attribute,
@@ -74,6 +75,7 @@ def grid(
 
     Example: embedcal grid cfr:neg=rns,nns:lr=1e-4,1e-3 erm dfr --seeds 5
     """
+    from embedcal.annotating import notes
     from embedcal.answers.caches import cache_line
     from embedcal.answers.grids import grid_record, grid_report
     from embedcal.cache import open_cache
@@ -92,6 +94,8 @@ def grid(
     path = which_cache(cache)
     with open_cache(path) as opened:
         say(cache_line(opened.meta))
+        for line in notes(opened, attribute):
+            say(line)
         remember_last_cache(path)
         with grid_view() as view:
             found = run(
@@ -128,6 +132,15 @@ def compare(
     latex: Annotated[bool, typer.Option("--latex", help="print a LaTeX table")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
     plot: Plot = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attribute", help="judge test by this one's groups, not by those fitted with"
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="for --attribute, if it lies elsewhere now")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Compare methods over their seeds: means, intervals, paired differences, and what holds.
@@ -147,6 +160,8 @@ def compare(
         oracle=oracle,
         metric=metric,
         baseline=baseline,
+        attribute=attribute,
+        cache=cache,
     )
     if plot is not None:
         comparison_plot(found, plot)
@@ -188,14 +203,26 @@ def sensitivity(
 
 
 def merge(
-    folders: Annotated[list[Path], typer.Argument(help="folders of runs")],
-    out: Annotated[Path, typer.Option(help="the folder to merge them into")],
+    folders: Annotated[
+        list[Path], typer.Argument(help="folders of runs, or the shards of a cache")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="the folder, or the cache, to merge them into")
+    ],
+    virtual: Annotated[
+        bool, typer.Option("--virtual", help="shards: link their rows, do not copy them")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Merge the runs of several folders into one: every run once, nothing done again.
 
+    Files instead of folders are shards of a cache (embedcal cache --shard): they become one cache.
+
     Example: embedcal merge from-laptop from-cluster --out all
     """
+    if virtual or any(path.is_file() or path.suffix == ".h5" for path in folders):
+        join(folders, out, virtual=virtual, as_json=as_json)
+        return
     from embedcal.answers.grids import merge_record, merge_report
     from embedcal.grids.merging import merge as run
 

@@ -67,6 +67,7 @@ def _shared(
 
 
 def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> None:
+    from embedcal.annotating import labelled, notes
     from embedcal.answers.caches import cache_line
     from embedcal.answers.runs import run_record, run_report
     from embedcal.cache import open_cache
@@ -78,6 +79,8 @@ def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> No
     path = which_cache(shared["cache"])
     with open_cache(path) as opened:
         say(cache_line(opened.meta))
+        for line in notes(opened, shared["attribute"]):
+            say(line)
         found = run(
             name,
             opened,
@@ -88,7 +91,7 @@ def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> No
             device=shared["device"],
             **options,
         )
-        names = opened.group_names(shared["attribute"])
+        names = labelled(opened, shared["attribute"]).group_names(shared["attribute"])
     remember_last_cache(path)
     answer(run_record(found), run_report(found, names), as_json=shared["as_json"])
 

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from embedcal.commands.shared import CacheFile, Device, Json, answer, say
+
+if TYPE_CHECKING:
+    from embedcal.cache import FeatureCache
+    from embedcal.runs import Run
+    from embedcal.types import FloatArray
 
 SplitName = Annotated[Literal["train", "val", "test"], typer.Option(help="of whose images")]
 Root = Annotated[Path | None, typer.Option(help="folder of the images; else found by digest")]
@@ -33,6 +40,9 @@ def detect(
     split: SplitName = "val",
     per_class: Annotated[int, typer.Option(help="attributes shown of each class")] = 5,
     min_detect: Annotated[int, typer.Option(help="images with and without it")] = 10,
+    slices: Annotated[
+        bool, typer.Option("--slices", help="group the errors instead; words only name the groups")
+    ] = False,
     root: Root = None,
     device: Device = "auto",
     cache: CacheFile = None,
@@ -40,40 +50,59 @@ def detect(
 ) -> None:
     """For every candidate attribute and class: accuracy with it and without it.
 
+    With --slices, groups of images that fail in the same way, without any attribute: a mixture
+    model finds them by their errors, so their accuracy is no estimate for other images.
+
     Example: embedcal detect --split test
     """
-    from embedcal.answers.seeing import detect_record, detect_report
+    from embedcal.answers.seeing import detect_record, detect_report, slices_record, slices_report
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
     from embedcal.detecting import DetectOptions
     from embedcal.detecting import detect as search
+    from embedcal.detecting import slices as group
+    from embedcal.errors import EmbedcalError
     from embedcal.interchange import find_run
     from embedcal.progress import progress
 
+    if slices and (detector, by) != ("clip", "delta"):
+        raise EmbedcalError(
+            "expected --slices without --detector and --by, found them: slices are found by errors "
+            "alone; drop them"
+        )
     path = which_cache(cache)
     with open_cache(path) as opened, progress() as bars:
-        found = search(
-            opened,
-            find_run(run, path) if run else None,
-            vocabulary=vocabulary,
-            detector=detector,
-            by=by,
-            split=split,
-            options=DetectOptions(
-                min_detect=min_detect,
-                root=root,
-                device=device,
-                progress=lambda done, total: bars.stage("detect", done, total),
-            ),
+        of = find_run(run, path) if run else None
+        options = DetectOptions(
+            min_detect=min_detect,
+            root=root,
+            device=device,
+            progress=lambda done, total: bars.stage("detect", done, total),
         )
-    record = detect_record(found, path, per_class)
-    answer(record, detect_report(record), as_json=as_json)
+        if slices:
+            grouped = group(opened, of, vocabulary=vocabulary, split=split, options=options)
+            record = slices_record(grouped, path)
+        else:
+            found = search(
+                opened,
+                of,
+                vocabulary=vocabulary,
+                detector=detector,
+                by=by,
+                split=split,
+                options=options,
+            )
+            record = detect_record(found, path, per_class)
+    report = slices_report(record) if slices else detect_report(record)
+    answer(record, report, as_json=as_json)
 
 
 def explain(
-    out: Annotated[Path, typer.Option("--out", "-o", help="the figure: .png, .svg or .pdf")],
     runs: Annotated[
         list[str] | None, typer.Argument(help="folders, ids, or last; zero-shot for a run's name")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the figure: .png, .svg or .pdf")
     ] = None,
     rows: Annotated[str | None, typer.Option(help="rows of the cache: 3,17,250")] = None,
     group: Annotated[int | None, typer.Option(help="only of this group, y * A + a")] = None,
@@ -81,6 +110,17 @@ def explain(
     of: Annotated[
         Literal["label", "predicted", "rival"], typer.Option(help="the class that maps are of")
     ] = "label",
+    layer: Annotated[str | None, typer.Option(help="of the encoder, for maps")] = None,
+    language: Annotated[
+        bool, typer.Option("--language", help="words that each run moved toward, or away from")
+    ] = False,
+    vocabulary: Annotated[
+        str | None, typer.Option(help="words for --language, as for detect")
+    ] = None,
+    class_name: Annotated[
+        str | None, typer.Option("--class", help="whose decision, for --language; default: all")
+    ] = None,
+    per_class: Annotated[int, typer.Option(help="words shown of each class")] = 10,
     split: SplitName = "test",
     region: Annotated[
         Literal["auto", "mask", "box"], typer.Option(help="what counts as the object")
@@ -90,37 +130,105 @@ def explain(
     cache: CacheFile = None,
     as_json: Json = False,
 ) -> None:
-    """Grad-CAM of some images under one head or several, side by side, as a figure.
+    """Grad-CAM of some images under one head or several, side by side, as a figure (-o).
+
+    With --language, the words that each run's decision moved toward or away from, compared to
+    zero-shot; the figure is then made only where -o asks for it.
 
     Example: embedcal explain zero-shot last --worst 6 -o why.png
     """
-    from embedcal.answers.seeing import explain_record, explain_report, save
+    from embedcal.answers.seeing import (
+        explain_record,
+        explain_report,
+        joined,
+        language_record,
+        language_report,
+        save,
+    )
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
+    from embedcal.errors import EmbedcalError
     from embedcal.explaining import Sources, choose, figure
     from embedcal.explaining import explain as look
+    from embedcal.explaining.language import language as told
     from embedcal.interchange import find_run
 
-    path, names = which_cache(cache), runs or ["zero-shot"]
+    if out is None and not language:
+        raise EmbedcalError(
+            "expected a file for the figure, found none: name it with -o, or ask for --language"
+        )
+    path = which_cache(cache)
+    record: dict[str, Any] = {}
+    reports: list[Any] = []
     with open_cache(path) as opened:
-        heads = {name: None if name == "zero-shot" else find_run(name, path) for name in names}
-        if rows is not None:
-            chosen = _numbers(rows)
-        else:
-            first = next(iter(heads.values()))
-            chosen = choose(first, opened, split, group=group, count=worst).tolist()
-        sources = Sources(root=root, region=region)
-        found = {
-            name if run is None else f"{run.record['method']} {run.id}": look(
-                run, opened, chosen, sources=sources, device=device
-            )
-            for name, run in heads.items()
+        heads = {
+            name: None if name == "zero-shot" else find_run(name, path)
+            for name in runs or ["zero-shot"]
         }
-        for note in dict.fromkeys(each.note for each in found.values() if each.note):
-            say(note)
-        save(figure(found, opened, of), out)
-        record = explain_record(found, opened, out)
-    answer(record, explain_report(record), as_json=as_json)
+        if language:
+            words = _words(opened, vocabulary, device)
+            asked = None if class_name is None else [_class(class_name, opened.meta.classes)]
+            found = [
+                told(run, opened, words, split=split, classes=asked, device=device)
+                for run in _fitted(heads.values())
+            ]
+            record |= language_record(found, path, per_class)
+            reports.append(language_report(record))
+        if out is not None:
+            if rows is None:
+                first = next(iter(heads.values()))
+                chosen = choose(first, opened, split, group=group, count=worst).tolist()
+            else:
+                chosen = _numbers(rows)
+            sources = Sources(root=root, region=region)
+            if layer is not None:
+                sources = replace(sources, layer=layer)
+            seen = {
+                name if run is None else f"{run.record['method']} {run.id}": look(
+                    run, opened, chosen, sources=sources, device=device
+                )
+                for name, run in heads.items()
+            }
+            for note in dict.fromkeys(each.note for each in seen.values() if each.note):
+                say(note)
+            save(figure(seen, opened, of), out)
+            record |= explain_record(seen, opened, out)
+            reports.append(explain_report(record))
+    answer(record, joined(reports), as_json=as_json)
+
+
+def _words(cache: FeatureCache, vocabulary: str | None, device: str) -> dict[str, FloatArray]:
+    from embedcal.detecting import DetectOptions, word_directions
+    from embedcal.progress import progress
+
+    with progress() as bars:
+        options = DetectOptions(
+            device=device, progress=lambda done, total: bars.stage("words", done, total)
+        )
+        return word_directions(cache, vocabulary, options)
+
+
+def _fitted(heads: Iterable[Run | None]) -> list[Run]:
+    from embedcal.errors import EmbedcalError
+
+    found = [run for run in heads if run is not None]
+    if not found:
+        raise EmbedcalError(
+            "expected a run after --language, found zero-shot alone, to which runs are compared: "
+            "name a run, or last"
+        )
+    return found
+
+
+def _class(name: str, classes: Sequence[str]) -> int:
+    from embedcal.errors import EmbedcalError
+
+    if name not in classes:
+        listed = ", ".join(classes[:10]) + (", ..." if len(classes) > 10 else "")
+        raise EmbedcalError(
+            f"expected a class of the cache after --class, found '{name}': choose among {listed}"
+        )
+    return classes.index(name)
 
 
 def _numbers(text: str) -> list[int]:

@@ -55,7 +55,7 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
         )
     split, statistic = wanted.split, wanted.statistic
     if split is None or statistic is None:
-        split, statistic = "val", default_rule(bool(pool.attributes)).statistic
+        split, statistic = "val", default_rule(pool.by_groups).statistic
         assert statistic is not None
         if len(able) > 1:
             notes.append(f"'{wanted.name}' scores nothing: chosen by val.{statistic}")

@@ -12,12 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from embedcal.comparing.choosing import Choice, choose, mean_ranks
+from embedcal.comparing.judging import about_groups, judged, labeller
 from embedcal.comparing.recorded import Found, Pool, collect, named, number, option, plain
 from embedcal.comparing.verdicts import counted, sentence, summary
 from embedcal.evaluate import Interval, Rule, Strata, bootstrap
@@ -104,6 +106,7 @@ class Block:
     summary: str
     scored: str
     notes: tuple[str, ...]
+    judged: bool = False  # by these attributes on test, whatever the runs were fitted with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +125,7 @@ class Comparison:
 
 
 @no_garbage()  # thousands of records, all of which stay
-def compare(
+def compare(  # noqa: PLR0913 - a public function has the options that it has
     runs: Sequence[str | Path] | str | Path,
     *,
     by: str = "method",
@@ -130,6 +133,8 @@ def compare(
     oracle: bool = False,
     metric: str | None = None,
     baseline: str | None = None,
+    attribute: str | Sequence[str] | None = None,
+    cache: str | Path | None = None,
 ) -> Comparison:
     """Compare finished runs on test, each row by its best configuration on validation.
 
@@ -138,11 +143,16 @@ def compare(
     ``select``: the selection rule (by default val.worst_group, val.worst_class without
     attributes); one that looks at test only with ``oracle``. ``metric``: what is compared, by
     default the worst group (or class). ``baseline``: the row that every other is compared with.
+    ``attribute``: judge the stored predictions on test by groups of this attribute of the cache,
+    or of the product of several, in place of those that a run was fitted with; what validation
+    chose stays. ``cache``: where the cache lies now, if not where it was.
 
     A difference holds where its p-value, adjusted by Holm's method, is below 0.05. EmbedcalError
     where there is nothing to compare and for names that do not exist.
     """
     pools = [pool for pool in collect(runs) if pool.done]
+    if attribute:
+        pools = judged(pools, attribute, cache)
     keys = _keys(by, pools)
     notes = []
     if len(pools) > 1:
@@ -194,21 +204,22 @@ def _draft(pool: Pool, keys: Sequence[str], wanted: Rule, metric: str | None) ->
     """Every row of a pool by its best configuration, the highest test mean first."""
     name = pool.metric(metric)
     found, lacking = pool.under(wanted)
-    notes = []
+    notes = about_groups(pool)
+    label = labeller(pool, partial(_label, keys=keys))
     if lacking:
         notes.append(f"{counted(lacking, 'run')} left out: kept nothing under {wanted.name}")
     members: dict[str, list[Found]] = {}
     for item in found:
-        members.setdefault(_label(item[0].record, keys), []).append(item)
-    failed = Counter(_label(run.record, keys) for run in pool.failed)
+        members.setdefault(label(item[0].record), []).append(item)
+    failed = Counter(label(run.record) for run in pool.failed)
     notes += [
-        f"{label}: {'its only run' if times == 1 else f'all of its {times} runs'} failed"
-        for label, times in failed.items()
-        if label not in members
+        f"{row}: {'its only run' if times == 1 else f'all of its {times} runs'} failed"
+        for row, times in failed.items()
+        if row not in members
     ]
-    choices = {label: choose(items, wanted, pool) for label, items in members.items()}
-    notes += [f"{label}: {note}" for label, choice in choices.items() for note in choice.notes]
-    rows = [_row(label, choice, wanted, name) for label, choice in choices.items()]
+    choices = {row: choose(items, wanted, pool) for row, items in members.items()}
+    notes += [f"{row}: {note}" for row, choice in choices.items() for note in choice.notes]
+    rows = [_row(row, choice, wanted, name) for row, choice in choices.items()]
     ranks = mean_ranks([dict(zip(row.seeds, row.values, strict=True)) for row in rows])
     rows = [
         replace(row, mean_rank=rank, failed=failed[row.label])
@@ -220,12 +231,12 @@ def _draft(pool: Pool, keys: Sequence[str], wanted: Rule, metric: str | None) ->
         rule=wanted,
         metric=name,
         rows=tuple(rows),
-        behind={label: choice.found for label, choice in choices.items()},
+        behind={row: choice.found for row, choice in choices.items()},
         notes=tuple(notes),
     )
 
 
-def _label(record: Mapping[str, Any], keys: Sequence[str]) -> str:
+def _label(record: Mapping[str, Any], *, keys: Sequence[str]) -> str:
     """Facts as they are, options with their names; those that a method lacks are left out."""
     facts = [str(option(record, key)) for key in keys if key in FACTS]
     options = [f"{k}={option(record, k)}" for k in keys if k in record["options"]]
@@ -316,6 +327,7 @@ def _block(draft: _Draft, baseline: str | None) -> Block:
         scored=f"test rows of this cache have been scored under {draft.rule.name} "
         f"{counted(scored.times, 'time')}, for {counted(scored.runs, 'run')}",
         notes=tuple(notes),
+        judged=pool.judge is not None,
     )
 
 
@@ -324,13 +336,14 @@ def _tested(draft: _Draft) -> tuple[dict[str, np.ndarray], Strata | None]:
     from safetensors import SafetensorError
 
     correct: dict[str, np.ndarray] = {}
-    cells: Strata | None = None
+    judge = draft.pool.judge
+    cells = None if judge is None else judge.cells
     for row in draft.rows:
         # Results may lie here without their predictions, or with a damaged file of them.
         with suppress(EmbedcalError, SafetensorError, OSError, KeyError, TypeError, ValueError):
             found = []
             for run, entry in draft.behind[row.label]:
-                own = run.strata("test")
+                own = run.strata("test") if judge is None else judge.cells
                 cells = cells or own
                 if not np.array_equal(own.cell, cells.cell):
                     raise EmbedcalError(

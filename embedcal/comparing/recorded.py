@@ -7,28 +7,38 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from embedcal.annotating import labelled
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.evaluate.paired import COMPARABLE
 from embedcal.grids.results import load, no_garbage
 from embedcal.runs import RESULTS, Run, load_run
 from embedcal.types import EmbedcalError
 
+if TYPE_CHECKING:
+    from embedcal.comparing.judging import Judge
+
 RULE_NAMES = frozenset(known.name for known in RULES)
 GROUP_METRICS = frozenset({"worst_group", "group_mean", "train_weighted"})
 _NEEDED = frozenset({"id", "method", "variant", "head", "options", "seed", "attributes"})
 
 Found = tuple[Run, Mapping[str, Any]]  # a run, and what its rule kept
+Groups = tuple[tuple[str, str], ...]  # attributes, each with a digest, empty for the cache's own
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Runs over one cache under one choice of attributes: the only ones that may be compared."""
+    """Runs over one cache under one choice of attributes: the only ones that may be compared.
+
+    ``inferred`` are those of the attributes that have no labels of the cache's own, with the digest
+    of their labels. A ``judge`` scores the runs on test by these attributes, whatever they were
+    fitted and selected with; else all of them were fitted with these.
+    """
 
     dataset: str
     backbone: str
@@ -37,10 +47,19 @@ class Pool:
     attributes: tuple[str, ...]
     done: tuple[Run, ...]
     failed: tuple[Run, ...]
+    inferred: Mapping[str, str] = field(default_factory=dict)
+    judge: Judge | None = None
+
+    @property
+    def by_groups(self) -> bool:
+        """Whether the runs were selected by groups, unless a rule is named."""
+        if self.judge is None:
+            return bool(self.attributes)
+        return any(run.record["attributes"] for run in self.done)
 
     def rule(self, select: str | None, *, oracle: bool) -> Rule:
         """The rule of that name or the default one; an oracle only where it was asked for."""
-        wanted = rule(select) if select else default_rule(bool(self.attributes))
+        wanted = rule(select) if select else default_rule(self.by_groups)
         if wanted.oracle and not oracle:
             raise EmbedcalError(
                 f"expected a rule on validation, found '{wanted.name}', which looks at test: give "
@@ -65,7 +84,7 @@ class Pool:
         from embedcal.cache import open_cache
 
         with suppress(EmbedcalError, OSError), open_cache(Path(self.path)) as cache:
-            names = cache.group_names(self.attributes)
+            names = labelled(cache, self.attributes).group_names(self.attributes)
             if cache.fingerprint == self.fingerprint and len(names) == groups:
                 return names
         values = groups // max(classes, 1)
@@ -75,7 +94,8 @@ class Pool:
     def under(self, wanted: Rule) -> tuple[list[Found], int]:
         """Every run with what the rule kept of it, and how many have no such rule.
 
-        A solver has one entry, of a name of its own, which stands under any rule.
+        A solver has one entry, of a name of its own, which stands under any rule. Where there is a
+        judge, the metrics on test are its own.
         """
         found: list[Found] = []
         for run in self.done:
@@ -83,12 +103,13 @@ class Pool:
             own = [name for name in rules if name not in RULE_NAMES]
             name = own[0] if own else wanted.name
             if name in rules:
-                found.append((run, {"rule": name, **rules[name]}))
+                kept = {"rule": name, **rules[name]}
+                found.append((run, {**kept, "test": self.judge(run, name)} if self.judge else kept))
         return found, len(self.done) - len(found)
 
 
 def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
-    """The records of all ``runs``, parted by cache and attributes, in the order found.
+    """The records of all ``runs``, parted by cache and labels of groups, in the order found.
 
     Each of ``runs`` is a folder of runs, the folder of one run, or a ``results.jsonl``. An id that
     several hold counts once; a finished run replaces a failed one. Runs that a grid made only as
@@ -105,9 +126,9 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
                 held = known.get(run.id)
                 if held is None or (_is_done(run) and not _is_done(held)):
                     known[run.id] = run
-    parts: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
+    parts: dict[tuple[str, Groups], list[Run]] = {}
     for run in known.values():
-        key = (run.record["cache"]["fingerprint"], tuple(run.record["attributes"]))
+        key = (run.record["cache"]["fingerprint"], groups_of(run.record))
         parts.setdefault(key, []).append(run)
     pools = tuple(_pool(members) for members in parts.values())
     if not any(pool.done for pool in pools):
@@ -118,6 +139,12 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
             + (f" that failed, the first with: {reason}" if reason else ": fit some first")
         )
     return pools
+
+
+def groups_of(record: Mapping[str, Any]) -> Groups:
+    """The attributes that a run's groups are of, each with the digest of labels not the cache's."""
+    inferred = record.get("inferred") or {}
+    return tuple((str(name), str(inferred.get(name, ""))) for name in record["attributes"])
 
 
 def named(name: str, names: Iterable[str], what: str) -> None:
@@ -212,4 +239,5 @@ def _pool(members: Sequence[Run]) -> Pool:
         attributes=tuple(record["attributes"]),
         done=tuple(run for run in members if _is_done(run)),
         failed=tuple(run for run in members if not _is_done(run)),
+        inferred={name: digest for name, digest in groups_of(record) if digest},
     )

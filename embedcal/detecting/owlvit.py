@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from embedcal.annotating.beside import beside, digest, whole
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
-from embedcal.detecting.beside import beside, digest, whole
 from embedcal.detecting.options import DetectOptions
 from embedcal.detecting.presence import Presence
 from embedcal.types import EmbedcalError, FloatArray, IntArray
@@ -149,28 +149,36 @@ def _look(
 
 
 def _open(cache: FeatureCache, row: int, root: Path | None) -> Image:
-    """The picture of a row, held to the bytes that were cached."""
+    """The picture of a row, upright and in RGB, held to the bytes that were cached."""
     import hashlib
-    import io
 
     from PIL import Image, ImageOps
+
+    from embedcal.encoders.decode import UnreadableImageError, decode
 
     assert root is not None
     path = root / cache.samples.paths[row]
     shown = printable(str(path), longest=300)
     try:
         content = path.read_bytes()
-        if hashlib.sha256(content).digest() != cache.meta.ingredients.rows[row].tobytes():
-            raise EmbedcalError(
-                f"expected the image that was cached at {shown}, found another: name the right "
-                "folder with --root, or cache again"
-            )
-        with Image.open(io.BytesIO(content)) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
     except OSError as error:
         raise EmbedcalError(
             f"expected an image at {shown}, found: {error.strerror or error}: name the folder of "
             "the images with --root"
+        ) from None
+    if hashlib.sha256(content).digest() != cache.meta.ingredients.rows[row].tobytes():
+        raise EmbedcalError(
+            f"expected the image that was cached at {shown}, found another: name the right "
+            "folder with --root, or cache again"
+        )
+    try:
+        return Image.fromarray(
+            decode(content, lambda image: np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
+        )
+    except UnreadableImageError as error:
+        raise EmbedcalError(
+            f"expected an image that can be read at {shown}, found: {error.reason}: leave row "
+            f"{row} out"
         ) from None
 
 
@@ -250,17 +258,19 @@ class OwlVit:
         self._square = "owlv2" in str(model.config.model_type)
 
     def names(self, prompts: Sequence[str]) -> Any:
-        """Text embeddings (K, d) of the prompts."""
+        """Text embeddings (K, d) of the prompts; EmbedcalError for one that is too long."""
         import torch
 
-        base = self._model.base_model
+        base, tokenizer = self._model.base_model, self._processor.tokenizer
         length = self._model.config.text_config.max_position_embeddings
-        tokens = self._processor.tokenizer(
-            list(prompts),
-            padding="max_length",
-            truncation=True,
-            max_length=length,
-            return_tensors="pt",
+        for prompt, ids in zip(prompts, tokenizer(list(prompts))["input_ids"], strict=True):
+            if len(ids) > length:
+                raise EmbedcalError(
+                    f"expected prompts of at most {length} tokens for owlvit, found {len(ids)} in "
+                    f"'{printable(prompt)}': shorten the name, or leave it out"
+                )
+        tokens = tokenizer(
+            list(prompts), padding="max_length", max_length=length, return_tensors="pt"
         ).to(self._device)
         with torch.inference_mode():
             found = [

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedcal.annotating.beside import beside, digest, whole
 from embedcal.cache import FeatureCache
-from embedcal.detecting.beside import beside, digest, whole
 from embedcal.detecting.options import DetectOptions
 from embedcal.types import EmbedcalError, FloatArray
 
 if TYPE_CHECKING:
     from embedcal.encoders.base import Encoder
 
-TINY, HUB, FILE = "tiny", "hf-hub:", ".py:"
+TINY = "tiny"
 BLOCK = 64  # names encoded between two reports of progress
 
 
@@ -44,40 +44,23 @@ def wording(cache: FeatureCache, names: Sequence[str], options: DetectOptions) -
 
 
 def encoder_of(cache: FeatureCache, options: DetectOptions) -> Encoder:
-    """The encoder that made the cache, loaded again and held to the SHA-256 of its weights.
+    """The encoder that made the cache, by ``encoder_again``; ``options`` may name it anew.
 
-    Code in a file is never run because a cache names it: such an encoder must be named anew.
+    EmbedcalError where it is not found, or has not the cache's width.
     """
-    from embedcal.encoders.load import PRECISIONS, load_encoder
+    from embedcal.encoders.again import REMEDY, encoder_again
     from embedcal.heads import torch_device
 
-    meta = cache.meta
-    name = options.backbone or meta.backbone
-    if options.backbone is None and FILE in name:
-        raise EmbedcalError(
-            f"expected --backbone for {meta.path.name}, whose encoder is code in a file ({name}): "
-            "name that file"
-        )
-    own = options.backbone is not None or name == TINY or name.startswith(HUB)
-    weights = options.pretrained or (None if own or meta.weights == "" else meta.weights)
-    try:
-        encoder = load_encoder(
-            name,
-            pretrained=weights,
-            precision=meta.precision if meta.precision in PRECISIONS else "fp32",
-            device=torch_device(options.device),
-        )
-    except EmbedcalError as error:
-        raise EmbedcalError(
-            f"expected the encoder of {meta.path.name}, {meta.backbone} with the weights "
-            f"'{meta.weights}', found none ({error}): name it with --backbone and --pretrained"
-        ) from None
+    encoder = encoder_again(
+        cache.meta,
+        backbone=options.backbone,
+        pretrained=options.pretrained,
+        device=torch_device(options.device),
+    )
     width = encoder.meta.text_shapes.get("embedding")
-    other = encoder.meta.weights_sha256 != meta.weights_sha256  # imported features name none
-    if (other and meta.weights_sha256) or width != meta.shapes["embedding"]:
+    if width != cache.meta.shapes["embedding"]:
         raise EmbedcalError(
-            f"expected the weights that made {meta.path.name}, found others: name the same with "
-            "--backbone and --pretrained"
+            f"expected the weights that made {cache.meta.path.name}, found others: {REMEDY}"
         )
     return encoder
 
@@ -111,7 +94,7 @@ def _content(cache: FeatureCache, options: DetectOptions) -> str:
 def _encode(
     cache: FeatureCache, names: Sequence[str], options: DetectOptions
 ) -> Iterator[FloatArray]:
-    with _quiet():
+    with quiet():
         encoder = encoder_of(cache, options)
         for start in range(0, len(names), BLOCK):
             block = names[start : start + BLOCK]
@@ -122,7 +105,7 @@ def _encode(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the tiny CLIP's list of words that it does not know: of a vocabulary, most of it."""
     log = logging.getLogger("embedcal.encoders.load")
     level = log.level

@@ -28,7 +28,7 @@ class EncoderMeta:
     weights_sha256: str
     library: str  # e.g. "open_clip 3.3.0"
     preprocessing: Mapping[str, Any]  # JSON-able
-    precision: str  # arithmetic: "fp32", "bf16", "fp16"
+    precision: str  # arithmetic: "fp32", "bf16", "fp16"; of another runtime: "fp32-openvino"
     shapes: Mapping[Level, tuple[int, ...]]  # per row: {"pooled": (2048,), "embedding": (1024,)}
     text_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)  # empty: image only
     context_length: int = 0

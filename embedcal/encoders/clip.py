@@ -30,12 +30,14 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 
 from embedcal.encoders.attnpool import attention_pool
 from embedcal.encoders.base import EncoderMeta
+from embedcal.encoders.compiled import EXTRAS, Elsewhere, check_runtime, version
 from embedcal.encoders.decode import refuse_size
 from embedcal.encoders.digest import state_sha256
 from embedcal.threads import threads
 from embedcal.types import LEVELS, EmbedcalError, FloatArray, Level, Projection
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS |= {f"fp32-{runtime}": None for runtime in EXTRAS}
 LARGE = 20_000_000  # parameters from which several threads pay
 TEXT_BATCH = 256  # prompts at once: 80 templates times classes would not fit at ViT-L width
 
@@ -86,9 +88,11 @@ class ClipEncoder:
     embedding = after ``text_projection``), or embedding only. A tower that gives several vectors is
     refused.
 
-    ``precision`` is that of the trunks: "fp32", or "bf16"/"fp16" by autocast. ``preprocessing``
-    overrides what the model carries, as open_clip's ``PreprocessCfg`` fields. ``model`` is set to
-    eval mode and moved to ``device``, and is otherwise left as it is.
+    ``precision`` is that of the trunks: "fp32", or "bf16"/"fp16" by autocast. "fp32-openvino" and
+    "fp32-onnxruntime" run the image trunk in that runtime, on the CPU, from its first batch on,
+    which torch runs too: EmbedcalError where the two differ. Gradients are torch's in any case.
+    ``preprocessing`` overrides what the model carries, as open_clip's ``PreprocessCfg`` fields.
+    ``model`` is set to eval mode and moved to ``device``, and is otherwise left as it is.
     """
 
     def __init__(
@@ -109,6 +113,9 @@ class ClipEncoder:
         self._name = name
         self._device = torch.device(device)
         self._dtype = PRECISIONS[precision]
+        runtime = precision.partition("-")[2]
+        if runtime:
+            check_runtime(runtime, self._device.type)
         sha256 = state_sha256(model.state_dict())  # before anything is folded or moved
         self._model: Any = model.eval().to(self._device)
         self._large = sum(p.numel() for p in model.parameters()) >= LARGE
@@ -124,12 +131,13 @@ class ClipEncoder:
             for v in (normalize.mean, normalize.std)
         )
         self._split_vision()
+        self._elsewhere = Elsewhere(self._trunk, runtime, self._size) if runtime else None
         self._split_text()
         self.meta = EncoderMeta(
             name=name,
             weights=weights,
             weights_sha256=sha256,
-            library=f"open_clip {open_clip.__version__}",
+            library=f"open_clip {open_clip.__version__}" + (runtime and f", {version(runtime)}"),
             preprocessing=_jsonable(self._preprocessing),
             precision=precision,
             shapes=self._image_shapes(),
@@ -234,14 +242,20 @@ class ClipEncoder:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=self._dtype)
 
-    def _image_trunk(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
-        """Pixels -> the trunk's output in float32, normalised on the device as open_clip does."""
-        x = torch.tensor(pixels, device=self._device).permute(0, 3, 1, 2)
+    def _normalised(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Pixels -> (b, 3, h, w) float32, normalised on the device as open_clip does."""
+        # Bytes travel, a quarter of the floats. A GPU fetches them from pinned memory while
+        # this thread goes on.
+        pinned = self._device.type == "cuda"
+        x = torch.tensor(pixels, pin_memory=pinned).to(self._device, non_blocking=pinned)
+        x = x.permute(0, 3, 1, 2)
         x = x.to(torch.float32).div_(255).sub_(self._mean).div_(self._std)
-        if not self._attnpool:
-            x = x.contiguous()  # channels last pays for convolutions only
+        return x if self._attnpool else x.contiguous()  # channels last pays for convolutions only
+
+    def _image_trunk(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
+        """Pixels -> the output of torch's trunk in float32."""
         with self._autocast(), _no_tf32():
-            return cast(Tensor, self._trunk(x)).float()
+            return cast(Tensor, self._trunk(self._normalised(pixels))).float()
 
     def images(
         self, pixels: npt.NDArray[np.uint8], levels: Sequence[Level]
@@ -262,7 +276,13 @@ class ClipEncoder:
     def _image_features(
         self, pixels: npt.NDArray[np.uint8], levels: Sequence[Level]
     ) -> dict[Level, Tensor]:
-        out = self._image_trunk(pixels)
+        if self._elsewhere is None:
+            return self._split(self._image_trunk(pixels), levels)
+        every = partial(self._split, levels=tuple(self.meta.shapes))
+        return self._split(self._elsewhere(self._normalised(pixels), every), levels)
+
+    def _split(self, out: Tensor, levels: Sequence[Level]) -> dict[Level, Tensor]:
+        """The trunk's output -> features of the levels asked for, and of those on the way."""
         if self._image_weight is None:
             return {"embedding": out}
         features: dict[Level, Tensor] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcal.encoders import plugins
 from embedcal.encoders.base import Encoder
+from embedcal.encoders.compiled import TORCH, check_runtime
 from embedcal.types import EmbedcalError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ TINY = "tiny"
 HUB = "hf-hub:"
 QUICK = "-quickgelu"
 PRECISIONS = ("fp32", "bf16", "fp16")
+AUTO = "auto"
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +54,7 @@ def load_encoder(
     pretrained: str | None = None,
     precision: str = "fp32",
     device: str = "cpu",
+    runtime: str = TORCH,
 ) -> Encoder:
     """The encoder that a name stands for, in eval mode on ``device``.
 
@@ -60,18 +63,29 @@ def load_encoder(
     ("ViT-B-32") with ``pretrained``, or both in one ("ViT-B-32,laion2b_s34b_b79k");
     "hf-hub:ORG/REPO"; an installed plug-in; or "path/to/file.py:Name".
     ``pretrained``: a tag of open_clip's, a file, or "random:SEED".
-    ``precision``: that of the trunks, "fp32", "bf16" or "fp16".
+    ``precision``: that of the trunks, "fp32", "bf16", "fp16"; "auto" is bf16 where the device has
+    matrix units for it (``fast_in_bf16``), else fp32, and always fp32 for a plug-in or another
+    runtime. ``meta.precision`` says which.
+    ``runtime``: what runs the image trunk: "torch"; "openvino" or "onnxruntime", on the CPU in
+    fp32, held to torch's features on the first batch. ``meta.precision`` ends in its name.
 
     Raises EmbedcalError for an unknown name, a QuickGELU mismatch, weights that do not fit, are
-    not to be trusted, or cannot be had without a network.
+    not to be trusted, or cannot be had without a network, and for a runtime that is not installed
+    or does not go with the device or the precision.
     """
-    if precision not in PRECISIONS:
+    if precision not in (*PRECISIONS, AUTO):
         raise EmbedcalError(
-            f"expected a precision among {', '.join(PRECISIONS)}, found '{precision}'"
+            f"expected a precision among {', '.join((*PRECISIONS, AUTO))}, found '{precision}'"
+        )
+    check_runtime(runtime)
+    if runtime != TORCH and precision not in ("fp32", AUTO):
+        raise EmbedcalError(
+            f"expected --precision fp32 with --runtime {runtime}, found {precision}: drop one of "
+            "them"
         )
     if plugins.is_file(backbone):
         _refuse_pretrained(backbone, pretrained)
-        return plugins.from_file(backbone, {"device": device, "precision": precision})
+        return plugins.from_file(backbone, _offers(backbone, precision, device, runtime))
     name, comma, tag = backbone.partition(",")
     if comma:
         if pretrained not in (None, tag):
@@ -82,8 +96,34 @@ def load_encoder(
         pretrained = tag
     if name not in OPENAI and name != TINY and name in plugins.installed():
         _refuse_pretrained(name, pretrained)
-        return plugins.from_entry_point(name, {"device": device, "precision": precision})
+        return plugins.from_entry_point(name, _offers(name, precision, device, runtime))
+    if runtime != TORCH:
+        precision = f"fp32-{runtime}"
     return _clip(name, pretrained, precision, device)
+
+
+def _offers(backbone: str, precision: str, device: str, runtime: str) -> dict[str, str]:
+    """What a plug-in is handed, which runs its own code in its own way."""
+    if runtime != TORCH:
+        raise EmbedcalError(
+            f"expected --runtime torch with {backbone}, which runs its own code, found {runtime}: "
+            "drop it"
+        )
+    return {"device": device, "precision": "fp32" if precision == AUTO else precision}
+
+
+def fast_in_bf16(device: str) -> bool:
+    """Whether a device of torch's multiplies matrices in bfloat16 by units made for that.
+
+    CUDA devices from Ampere on, and CPUs with AMX. Others are as slow as in float32, or slower.
+    """
+    import torch
+
+    kind = torch.device(device).type
+    if kind == "cuda":
+        with torch.cuda.device(device):
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return kind == "cpu" and bool(torch.cpu.get_capabilities().get("amx_bf16", False))
 
 
 def _refuse_pretrained(backbone: str, pretrained: str | None) -> None:
@@ -99,6 +139,8 @@ def _clip(name: str, pretrained: str | None, precision: str, device: str) -> Enc
         _check_device(device)
         from embedcal.encoders.clip import ClipEncoder
 
+        if precision == AUTO:
+            precision = "bf16" if fast_in_bf16(device) else "fp32"
         model, tokenizer, name, weights, preprocessing = _build(name, pretrained)
         return ClipEncoder(
             model,

@@ -12,28 +12,35 @@ from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
 from embedcal.explaining.pictures import Pictures
 from embedcal.explaining.readout import Readout, head_of, readout
+from embedcal.explaining.trunk import Layer, is_last, stage
 from embedcal.types import EmbedcalError, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from embedcal.encoders.clip import ClipEncoder
+    from embedcal.heads import Head
     from embedcal.runs import Run
 
 ELEMENTS = 2**25  # numbers in the largest tensors of one batch together: 128 MiB
 IMAGES = 32  # at most so many are encoded at once
+BEHIND = 2**28  # numbers that they may leave behind for gradients: 1 GiB
 HEADS = 32  # of an attention pool, for the estimate of memory: RN50's
 
 
 @dataclass(frozen=True)
 class Explainer:
-    """What turns rows into maps: a head's readout, and the encoder where tokens are not cached."""
+    """What turns rows into maps: a head's readout, and the encoder where it has to run again.
+
+    ``layer`` is None where the maps are of tokens, cached or not.
+    """
 
     cache: FeatureCache
     readout: Readout
     device: str
     encoder: ClipEncoder | None = None
     pictures: Pictures | None = None
+    layer: Layer | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -67,10 +74,10 @@ class Explainer:
         else:
             assert self.pictures is not None
             pixels = self.pictures.pixels(rows, self.encoder.prepare)
-            if "tokens" not in self.encoder.meta.shapes:
-                from embedcal.explaining.vit import from_pixels
+            if self.layer is not None:
+                from embedcal.explaining.trunk import from_pixels
 
-                return from_pixels(self.encoder, pixels, self.readout, classes)
+                return from_pixels(self.encoder, pixels, self.readout, classes, self.layer)
             tokens = self.encoder.images(pixels, ["tokens"])["tokens"]
         return self.readout.from_tokens(torch.from_numpy(tokens).to(self.device), classes)
 
@@ -80,6 +87,8 @@ class Explainer:
         channels = self.cache.meta.shapes.get("pooled", (0,))[0]
         each = n_classes * (4 * height * width + 3 * HEADS * channels) + 3 * height * width
         step = max(1, ELEMENTS // each)
+        if self.layer is not None:
+            step = min(step, max(1, BEHIND // self.layer.elements))
         return step if self.encoder is None else min(step, IMAGES)
 
 
@@ -90,27 +99,63 @@ def explainer(
     pictures: Pictures | None,
     pretrained: str | None = None,
     device: str = "auto",
+    layer: str | None = None,
 ) -> Explainer:
-    """The explainer of a run's head, or of zero-shot for None.
+    """The explainer of a run's head, or of zero-shot for None; see ``explainer_of``."""
+    return explainer_of(
+        head_of(run, cache),
+        cache,
+        pictures=pictures,
+        pretrained=pretrained,
+        device=device,
+        layer=layer,
+    )
 
-    Cached tokens are used where there are any; the encoder is loaded only where there are none,
-    and then ``pictures`` are needed. Raises EmbedcalError where something between them and the
-    head is missing.
+
+def explainer_of(
+    head: Head,
+    cache: FeatureCache,
+    *,
+    pictures: Pictures | None,
+    pretrained: str | None = None,
+    device: str = "auto",
+    layer: str | None = None,
+) -> Explainer:
+    """The explainer of a head over a cache.
+
+    Cached tokens are used where there are any and the layer is theirs; the encoder is loaded only
+    where it is not so, and then ``pictures`` are needed. Raises EmbedcalError for a layer that the
+    encoder lacks, and where something between tokens and head is missing.
     """
     from embedcal.heads import torch_device
 
     place = torch_device(device)
-    reads = readout(head_of(run, cache), cache.projection(), place)
-    if "tokens" in cache.meta.levels:
+    reads = readout(head, cache.projection(), place)
+    if from_tokens(cache, layer):
         return Explainer(cache, reads, place)
     from embedcal.explaining.encoder import encoder_of
+    from embedcal.explaining.trunk import layer_of
 
     assert pictures is not None
-    return Explainer(cache, reads, place, encoder_of(cache, pretrained, place), pictures)
+    encoder = encoder_of(cache, pretrained, place)
+    closed = is_resnet(cache) and is_last(layer)  # a closed form is at hand for a ResNet's last
+    chosen = None if closed else layer_of(encoder, layer)
+    return Explainer(cache, reads, place, encoder, pictures, chosen)
 
 
-def check_encoder(cache: FeatureCache) -> None:
-    """EmbedcalError for features that were imported, and for encoders that are no CLIP's."""
+def is_resnet(cache: FeatureCache) -> bool:
+    """Whether the encoder pools its last map by attention, as CLIP's ResNets do."""
+    return any(name.startswith("/projection/attnpool") for name in cache.stored.arrays)
+
+
+def from_tokens(cache: FeatureCache, layer: str | None) -> bool:
+    """Whether the cache alone gives the maps: it has tokens, and they are the layer's output."""
+    return "tokens" in cache.meta.levels and is_last(layer)
+
+
+def check_encoder(cache: FeatureCache, layer: str | None = None) -> None:
+    """EmbedcalError for features that were imported, for encoders that are no CLIP's, and for a
+    layer that a ResNet lacks (a ViT is asked when it is loaded)."""
     size = cache.meta.preprocessing.get("size")
     split = "/projection/image_weight" in cache.stored.arrays
     if not split or not isinstance(size, list | tuple) or len(size) != 2:
@@ -118,6 +163,8 @@ def check_encoder(cache: FeatureCache) -> None:
             "expected a cache made with a ViT or a ResNet of open_clip's for Grad-CAM, found "
             f"{printable(cache.meta.backbone)} in {cache.meta.path.name}: cache with one"
         )
+    if layer is not None and is_resnet(cache):
+        stage(layer)
 
 
 def checked_classes(classes: Sequence[int] | None, cache: FeatureCache) -> tuple[int, ...]:

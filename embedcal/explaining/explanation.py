@@ -11,30 +11,46 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
-from embedcal.evaluate import Overlap, iou, overlap
+from embedcal.evaluate import Overlap, Strata, iou, overlap
 from embedcal.evaluate.overlap import adjusted
-from embedcal.explaining.explainer import check_encoder, checked_classes, checked_rows, explainer
+from embedcal.explaining.explainer import (
+    check_encoder,
+    checked_classes,
+    checked_rows,
+    explainer,
+    explainer_of,
+    from_tokens,
+)
 from embedcal.explaining.pictures import find, preparation
+from embedcal.explaining.readout import head_of
 from embedcal.explaining.regions import Kind, Regions, has_regions
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
 
 if TYPE_CHECKING:
     from embedcal.explaining.pictures import Pictures
+    from embedcal.heads import Head
     from embedcal.runs import Run
+    from embedcal.workbench import Workbench
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the files are that a cache only names, and what of them is the object.
+    """What maps are made from: files that a cache only names, the object in them, the layer.
 
     ``root`` is the folder of the images, found by their digests where None. ``pretrained`` is the
     file of the encoder's weights, for a cache that was made from a file. ``region`` is ``mask``,
     ``box``, or ``auto``, which takes the mask where there is one.
+
+    ``layer`` is where in the trunk the maps are: ``layer1`` to ``layer4`` of a ResNet, the index of
+    a ViT's block (or its ``transformer.resblocks.INDEX.ln_1``). None is the last, which a ResNet's
+    cached tokens are; for any other the encoder runs again on the rows. An earlier layer has more
+    cells and tells less of the class.
     """
 
     root: str | Path | None = None
     pretrained: str | None = None
     region: Kind = "auto"
+    layer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,15 +111,21 @@ def explain(
 
     A ResNet with cached tokens needs neither images nor backbone, though overlap needs the files
     of masks, or of images for boxes. Any other encoder runs again on the rows, from files whose
-    SHA-256 must be that of the cache. ``classes``: those to make maps of; all by default.
+    SHA-256 must be that of the cache, and so does any for another ``layer`` of ``sources``.
+    ``classes``: those to make maps of; all by default.
     Raises EmbedcalError for what cannot be explained, and for files that are absent or changed.
     """
-    check_encoder(cache)
-    asked, wanted = checked_rows(rows, cache), checked_classes(classes, cache)
     sources = sources or Sources()
+    check_encoder(cache, sources.layer)
+    asked, wanted = checked_rows(rows, cache), checked_classes(classes, cache)
     pictures, note = _pictures(cache, int(asked[0]), sources)
     explains = explainer(
-        run, cache, pictures=pictures, pretrained=sources.pretrained, device=device
+        run,
+        cache,
+        pictures=pictures,
+        pretrained=sources.pretrained,
+        device=device,
+        layer=sources.layer,
     )
     maps = np.empty((len(asked), len(wanted), *explains.size), np.float32)
     logits = np.empty((len(asked), cache.n_classes), np.float32)
@@ -154,24 +176,45 @@ def aiou(
     """
     from embedcal.workbench import Workbench
 
-    check_encoder(cache)
-    if cache.n_classes < 2:
-        raise EmbedcalError("expected two classes or more for AIOU, found 1: there is no rival")
-    sources = sources or Sources()
     chosen = attribute if run is None else (run.record["attributes"] or None)
     on = Workbench(cache, chosen)
+    values, cells = each_aiou(head_of(run, cache), on, split, sources=sources, device=device)
+    return overlap(values, cells)
+
+
+def each_aiou(
+    head: Head,
+    on: Workbench,
+    split: Split = "test",
+    *,
+    sources: Sources | None = None,
+    device: str = "auto",
+) -> tuple[FloatArray, Strata]:
+    """AIOU of each row of a split under a head, (n,), and the cells that the rows fall into.
+
+    NaN where the object is unknown or not in the frame. Raises as ``aiou`` does.
+    """
+    cache, sources = on.cache, sources or Sources()
+    check_encoder(cache, sources.layer)
+    if cache.n_classes < 2:
+        raise EmbedcalError("expected two classes or more for AIOU, found 1: there is no rival")
     rows, cells = on.split(split, "embedding").rows, on.strata(split, "embedding")
     pictures = find(cache, int(rows[0]), sources.root)
     regions = Regions(pictures, sources.region)
-    explains = explainer(
-        run, cache, pictures=pictures, pretrained=sources.pretrained, device=device
+    explains = explainer_of(
+        head,
+        cache,
+        pictures=pictures,
+        pretrained=sources.pretrained,
+        device=device,
+        layer=sources.layer,
     )
     values = np.empty(len(rows))
     for places, maps, _ in explains.batches(rows, range(cache.n_classes)):
         there = regions(rows[places])
         scores = iou(maps.cpu().numpy(), there[:, None])
         values[places] = adjusted(_known(scores, there), cells.y[places])
-    return overlap(values, cells)
+    return values, cells
 
 
 def _pictures(cache: FeatureCache, row: int, sources: Sources) -> tuple[Pictures | None, str]:
@@ -179,7 +222,7 @@ def _pictures(cache: FeatureCache, row: int, sources: Sources) -> tuple[Pictures
     try:
         return find(cache, row, sources.root), ""
     except EmbedcalError as error:
-        if "tokens" not in cache.meta.levels or sources.root is not None:
+        if not from_tokens(cache, sources.layer) or sources.root is not None:
             raise
         return None, str(error)
 

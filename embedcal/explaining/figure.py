@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
@@ -20,13 +21,21 @@ if TYPE_CHECKING:
 
 Of = Literal["label", "predicted", "rival"]
 OF: tuple[Of, ...] = ("label", "predicted", "rival")
+WORDS: dict[Of, str] = {
+    "label": "the true class",
+    "predicted": "the predicted class",
+    "rival": "the strongest other class",
+}
 
 COLOURS = "cividis"  # one order of brightness for all eyes, and on paper
 INK = "#222222"
 PANEL = 1.45  # inches
+TEXT = 0.135  # inches, a line under a panel
 LINE = 22  # characters under a panel
+LINES = 3  # at most so many for one name
 ROWS = 60  # matplotlib takes seconds for more, and nobody looks at them
 WITH_MAPS = 3  # runs up to which the map stands beside its overlay
+DIM, LIGHT = 45.0, 235.0  # the greys under an overlay, so that a night scene shows too
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
@@ -53,31 +62,31 @@ def figure(
     first = _checked(explanations, of)
     each = 2 if len(explanations) <= WITH_MAPS else 1
     columns, lines = 1 + each * len(explanations), len(first)
+    titles = [_title(name, each) for name in explanations]
+    told = _told(explanations, cache, of, each)
+    heights = [PANEL + 0.12 + TEXT * max(len(cell) for cell in line) for line in told]
+    foot = _foot(explanations, of, columns)
+    bar, above = 0.7 + TEXT * len(foot), 0.2 + 0.17 * max(len(title) for title in titles)
     with matplotlib.rc_context(STYLE):
-        out = Figure(figsize=(PANEL * columns + 0.4, (PANEL + 0.36) * lines + 0.7))
+        out = Figure(figsize=(PANEL * columns + 0.4, sum(heights) + bar + above))
         out.set_layout_engine(
-            "constrained", h_pad=0.05, w_pad=0.03, rect=(0.005, 0.005, 0.99, 0.985)
+            "constrained", h_pad=0.04, w_pad=0.03, rect=(0.005, 0.005, 0.99, 0.985)
         )
         FigureCanvasAgg(out)
-        axes = out.subplots(lines, columns, squeeze=False)
+        axes = out.subplots(lines, columns, squeeze=False, height_ratios=heights)
+        axes[0, 0].set_title("image", loc="left", fontsize=9, fontweight="bold")
         for line in range(lines):
-            _image(axes[line, 0], first, line, cache)
-        for place, (name, found) in enumerate(explanations.items()):
+            _show(axes[line, 0], first, line, None)
+        for place, (title, found) in enumerate(zip(titles, explanations.values(), strict=True)):
             own = axes[:, 1 + each * place : 1 + each * (place + 1)]
-            _run(own, found, cache, _class(found, of))
-            title = "\n".join(textwrap.wrap(printable(name), 20 * each)) or " "
-            own[0, 0].set_title(title, loc="left", fontsize=9, fontweight="bold")
-        what = {"label": "the true class", "predicted": "the predicted class"}
-        words = what.get(of, "the strongest other class")
-        out.supxlabel(
-            "\n".join(
-                textwrap.wrap(
-                    f"Grad-CAM of {words}: dark 0, bright 1. Dashed: the object.",
-                    max(24, 20 * columns),
-                )
-            ),
-            fontsize=8,
-        )
+            own[0, 0].set_title("\n".join(title), loc="left", fontsize=9, fontweight="bold")
+            for line, one in enumerate(found.of(_class(found, of))):
+                _run(list(own[line]), found, line, one)
+        for line in range(lines):
+            for column in range(columns):
+                _label(axes[line, column], told[line][column])
+        _scale(out, axes, of)
+        out.supxlabel("\n".join(foot), fontsize=8)
     return out
 
 
@@ -100,38 +109,104 @@ def _checked(explanations: Mapping[str, Explanation], of: Of) -> Explanation:
     return first
 
 
-def _image(ax: Axes, found: Explanation, line: int, cache: FeatureCache) -> None:
-    assert found.pixels is not None
-    ax.imshow(found.pixels[line])
-    _outline(ax, found, line)
+# What is written
+
+
+def _told(
+    explanations: Mapping[str, Explanation], cache: FeatureCache, of: Of, each: int
+) -> list[list[list[str]]]:
+    """The lines of text under each panel, by image and column."""
+    names = cache.meta.classes
+    table = []
+    for line in range(len(next(iter(explanations.values())))):
+        cells = [_wrapped(_of_image(next(iter(explanations.values())), line, cache))]
+        for found in explanations.values():
+            chosen = int(_class(found, of)[line])
+            map_text = _wrapped([f"map of {names[chosen]}"])
+            cells += [map_text, _of_run(found, line, chosen, names)][2 - each :]
+        table.append(cells)
+    return table
+
+
+def _of_image(found: Explanation, line: int, cache: FeatureCache) -> list[str]:
     row = int(found.rows[line])
     values = [
-        names[int(cache.samples.attributes[name][row])]
+        f"{name}: {names[int(cache.samples.attributes[name][row])]}"
         for name, names in cache.meta.attributes
         if cache.samples.attributes[name][row] >= 0
     ]
-    label = cache.meta.classes[int(found.labels[line])]
-    _label(ax, [f"row {row}", ", ".join([label, *values])])
+    return [f"row {row}", cache.meta.classes[int(found.labels[line])], *values]
 
 
-def _run(axes: Any, found: Explanation, cache: FeatureCache, chosen: IntArray) -> None:
-    """The panels (lines, 1 or 2) of one run; ``chosen`` is the class explained in each line."""
+def _of_run(found: Explanation, line: int, chosen: int, names: Sequence[str]) -> list[str]:
+    predicted = int(found.predicted[line])
+    right = predicted == int(found.labels[line])
+    lines = [f"{'right' if right else 'wrong'}: {names[predicted]}"]
+    score = math.nan if found.aiou is None else float(found.aiou[line])
+    lines += [] if math.isnan(score) else [f"AIoU {score:.2f}"]
+    if not found.maps[line, found.classes.index(chosen)].any():
+        lines.append("the map is empty")
+    return _wrapped(lines)
+
+
+def _wrapped(texts: Sequence[str]) -> list[str]:
+    """Each text on a few lines at most: a name may be a sentence."""
+    found = []
+    for text in texts:
+        parts = textwrap.wrap(printable(text), LINE) or [" "]
+        if len(parts) > LINES:
+            parts = [*parts[: LINES - 1], parts[LINES - 1][: LINE - 1] + "…"]
+        found += parts
+    return found
+
+
+def _title(name: str, each: int) -> list[str]:
+    return textwrap.wrap(printable(name), 20 * each) or [" "]
+
+
+def _foot(explanations: Mapping[str, Explanation], of: Of, columns: int) -> list[str]:
+    """What a stranger has to know, below everything."""
+    words = [f"Grad-CAM of {WORDS[of]}. Right or wrong: what the run predicts."]
+    known = [found for found in explanations.values() if found.regions is not None]
+    if known:
+        words.append("Dashed: the object.")
+    if any(found.aiou is not None for found in known):
+        words.append(
+            "AIoU: 0.5 where the maps of the true class and of its strongest rival cover the "
+            "object equally, more where that of the true class covers it better."
+        )
+    return textwrap.wrap(" ".join(words), max(40, 24 * columns))
+
+
+# What is drawn
+
+
+def _show(ax: Axes, found: Explanation, line: int, one: npt.NDArray[np.float32] | None) -> None:
+    """The image in colour, or in grey below a map."""
     assert found.pixels is not None
-    for line, one in enumerate(found.of(chosen)):
-        own, names = list(axes[line]), cache.meta.classes
-        if len(own) == 2:
-            own[0].imshow(one, cmap=COLOURS, vmin=0, vmax=1)
-            _outline(own[0], found, line)
-            _label(own[0], [f"map of {names[int(chosen[line])]}"])
-        grey = found.pixels[line] @ np.array([0.299, 0.587, 0.114])  # Rec. 601 brightness
-        own[-1].imshow(grey, cmap="gray", vmin=0, vmax=255)
-        own[-1].imshow(one, cmap=COLOURS, vmin=0, vmax=1, alpha=0.2 + 0.6 * one)
-        _outline(own[-1], found, line)
-        predicted = int(found.predicted[line])
-        right = predicted == int(found.labels[line])
-        told = f"{'right' if right else 'wrong'}: {names[predicted]}"
-        score = math.nan if found.aiou is None else float(found.aiou[line])
-        _label(own[-1], [told] if math.isnan(score) else [told, f"AIoU {score:.2f}"])
+    if one is None:
+        ax.imshow(found.pixels[line])
+    else:
+        ax.imshow(_grey(found.pixels[line]), cmap="gray", vmin=0, vmax=255)
+        ax.imshow(one, cmap=COLOURS, vmin=0, vmax=1, alpha=0.15 + 0.6 * one)
+    _outline(ax, found, line)
+
+
+def _grey(pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """Brightness (h, w) by Rec. 601, stretched: what is dark in itself must not look like a low
+    map. One per cent of either end is cut."""
+    grey = pixels @ np.array([0.299, 0.587, 0.114])
+    low, high = np.percentile(grey, [1, 99])
+    stretched: npt.NDArray[np.float64] = (grey - low) / max(high - low, 1.0)
+    return DIM + (LIGHT - DIM) * stretched.clip(0, 1)
+
+
+def _run(axes: list[Axes], found: Explanation, line: int, one: npt.NDArray[np.float32]) -> None:
+    """The panels, one or two, of one run and image."""
+    if len(axes) == 2:
+        axes[0].imshow(one, cmap=COLOURS, vmin=0, vmax=1)
+        _outline(axes[0], found, line)
+    _show(axes[-1], found, line, one)
 
 
 def _class(found: Explanation, of: Of) -> IntArray:
@@ -154,9 +229,22 @@ def _outline(ax: Axes, found: Explanation, line: int) -> None:
     ax.contour(region, levels=[0.5], colors="white", linewidths=0.9, linestyles="dashed")
 
 
+def _scale(out: Figure, axes: Any, of: Of) -> None:
+    """What the colours mean, once for all maps: each is brought to 0 and 1 by itself."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    colours = ScalarMappable(Normalize(0, 1), COLOURS)
+    bar = out.colorbar(
+        colours, ax=axes, location="bottom", shrink=0.6, aspect=36, pad=0.01, ticks=[0, 1]
+    )
+    bar.ax.set_xticklabels(["none", "most in this image"], fontsize=7)
+    bar.set_label(f"evidence for {WORDS[of]}", fontsize=8, labelpad=0)
+    bar.outline.set_visible(False)
+
+
 def _label(ax: Axes, lines: list[str]) -> None:
-    wrapped = [part for text in lines for part in textwrap.wrap(printable(text), LINE) or [" "]]
-    ax.set_xlabel("\n".join(wrapped), fontsize=7, labelpad=2, color=INK)
+    ax.set_xlabel("\n".join(lines), fontsize=7, labelpad=2, color=INK)
     ax.set_xticks([])
     ax.set_yticks([])
     for spine in ax.spines.values():

@@ -23,16 +23,22 @@ SMALLEST = 1e-7  # added to the largest value of a map before it divides the map
 
 
 def class_gradients(
-    logits: Float[Tensor, "b K"], leaf: Float[Tensor, "b ..."], classes: Sequence[int]
+    logits: Float[Tensor, "b K"],
+    leaf: Float[Tensor, "b ..."],
+    classes: Sequence[int],
+    mean: tuple[int, ...] = (),
 ) -> Float[Tensor, "b C ..."]:
-    """d logits[i, c] / d leaf[i] for each class asked for; rows must not depend on each other."""
+    """d logits[i, c] / d leaf[i] for each class asked for; rows must not depend on each other.
+
+    ``mean``: dimensions of ``leaf`` over which each class's gradient is averaged before the next
+    is computed, so that only one is in memory.
+    """
     import torch
 
-    last = len(classes) - 1
-    parts = [
-        torch.autograd.grad(logits[:, c].sum(), leaf, retain_graph=place < last)[0]
-        for place, c in enumerate(classes)
-    ]
+    last, parts = len(classes) - 1, []
+    for place, c in enumerate(classes):
+        (part,) = torch.autograd.grad(logits[:, c].sum(), leaf, retain_graph=place < last)
+        parts.append(part.mean(mean) if mean else part)
     return torch.stack(parts, dim=1)
 
 

@@ -28,6 +28,15 @@ class Readout:
     pool: Mapping[str, Tensor] = field(default_factory=dict)
     heads: int = 0
 
+    def of_trunk(self, out: Tensor) -> Tensor:
+        """Logits (b, K) of what a trunk gives, with gradients: (b, w, h, w') of a ResNet, which are
+        pooled, or (b, w)."""
+        from embedcal.encoders.attnpool import attention_pool
+
+        if self.heads:
+            out = attention_pool(out.flatten(2).transpose(1, 2), self.pool, self.heads)
+        return self.logits(out)
+
     def from_tokens(self, tokens: Tensor, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Maps (b, C, s, s), not normalised, and logits (b, K) of tokens (b, s * s, w)."""
         import torch

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import time
 import traceback
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +33,18 @@ class Site:
     device: str
     select: str
     retry_failed: bool = False
+    inferred: Mapping[str, str] = field(default_factory=dict)  # as the workbench had them
 
     @property
     def rule(self) -> Rule:
         return rule(self.select)
 
     def place(self, on: Workbench, seed: int, engine: str) -> Place:
+        if on.inferred != self.inferred:  # another process read the annotations anew
+            raise EmbedcalError(
+                f"expected the labels of {', '.join(on.inferred)} as they were when the grid "
+                "began, found them annotated again since: give the command of the grid again"
+            )
         return Place(on=on, seed=seed, runs=self.folder, device=self.device, engine=engine)
 
 

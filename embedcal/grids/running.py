@@ -137,6 +137,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
         device=device,
         select=wanted.name,
         retry_failed=retry_failed,
+        inferred=on.inferred,
     )
     if isinstance(find, Everything):
         _check_size(spaces, len(numbers))
@@ -311,7 +312,9 @@ def _check_size(spaces: Sequence[Space], seeds: int) -> None:
 
 def _own(on: Workbench, spaces: Sequence[Space], budget: int | None, search: str) -> Path:
     """A folder for this grid over this cache; more seeds of it go into the same one."""
-    what = [on.cache.fingerprint, on.attributes, _written(spaces), budget and [budget, search]]
+    what: list[Any] = [on.cache.fingerprint, on.attributes, _written(spaces)]
+    what.append(budget and [budget, search])
+    what += [on.inferred] if on.inferred else []
     digest = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:8]
     return data_dir() / "grids" / f"{on.cache.meta.path.stem}-{digest}"
 

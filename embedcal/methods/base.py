@@ -242,10 +242,8 @@ class Gradient(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (
-            ("epochs", 1), ("batch_size", 0), ("lr", 0), ("weight_decay", 0), ("clip_norm", 0),
-            ("templates", 0),
-        ):  # fmt: skip
+        zero = ("batch_size", "lr", "weight_decay", "clip_norm", "templates")
+        for name, least in (("epochs", 1), *((name, 0) for name in zero)):
             if not getattr(self, name) >= least:
                 raise EmbedcalError(
                     f"expected {name} of {self.name} to be at least {least}, found "
@@ -300,6 +298,14 @@ class Gradient(Method):
         if self.sampler == "group":
             needs |= {"train.g"}
         return frozenset(needs)
+
+    def step_work(self, task: Task) -> int:
+        """Multiplications of a step's largest product, which say whether a second thread pays."""
+        n, *cells, width = task.train.x.shape
+        outputs = width if cells else task.n_classes  # tokens meet the pool's square matrices
+        if self.head_name == "projection" and task.projection is not None:
+            outputs = task.projection.image_weight.shape[0]
+        return int((self.batch_size or n) * width * outputs)
 
     def hyper(self) -> dict[str, float]:
         """The numeric options that the loss reads, by name."""

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embedcal.heads import AdapterHead, Head, prototypes
-from embedcal.heads.adapter import EPSILON, MOMENTUM
+from embedcal.heads.adapter import MOMENTUM
 from embedcal.losses import cross_entropy, info_nce
+from embedcal.methods._blocks import block_forms
 from embedcal.methods._slices import draw, rows_where, umap_slices
 from embedcal.methods.base import Batch, Gradient, State, Step, batches, option
 from embedcal.neighbours import nearest
@@ -49,8 +50,8 @@ class ConAdapter(Gradient):
     the cells of each raised to the size of the largest.
 
     The batch norm sees one block, an anchor with its positives and negatives, at a time, as the
-    code's does. The blocks of a step are computed together, with the same results and the running
-    statistics that one after the other would leave.
+    code's does. The blocks of a step are computed some at a time, with the same results and the
+    running statistics that one after the other would leave.
 
     Variants: ``paper`` takes N of the M nearest examples of other classes. ``official_fixed`` takes
     N of the M nearest of any class; those of the anchor's own class do not count in the contrast,
@@ -69,6 +70,7 @@ class ConAdapter(Gradient):
     """
 
     name = "con-adapter"
+    revision = 2  # blocks computed some at a time: other rounding
     variants = ("paper", "official", "official_fixed")
 
     head: str = option("adapter", "what is trained: the adapter", choices=("adapter",))
@@ -189,7 +191,7 @@ class ConAdapter(Gradient):
         for index in batches(len(anchors), self.batch_size, generator):
             drawn = self._draw(plan, anchors[index], generator)
             kinds = [drawn[name] for name in KINDS]
-            rows, place = torch.unique(torch.cat(kinds, 1), return_inverse=True)
+            rows, place = rows_and_places(torch.cat(kinds, 1), len(plan.y))
             columns = torch.split(place, [kind.shape[1] for kind in kinds], dim=1)
             yield Step(batch=rows, drawn=drawn | dict(zip(KINDS, columns, strict=True)))
 
@@ -246,6 +248,11 @@ class ConAdapter(Gradient):
 
     # -- the loss ---------------------------------------------------------------------------------
 
+    def step_work(self, task: Task) -> int:
+        """That of all activated rows of a contrast step's blocks with G, h x h."""
+        blocks = self.batch_size or len(task.train.y)
+        return blocks * (1 + self.positives + self.negatives) * self.hidden**2
+
     def loss(
         self, head: Head, state: State, batch: Batch, hyper: Mapping[str, Tensor]
     ) -> tuple[Tensor, State]:
@@ -269,45 +276,39 @@ def block_cosines(
 ) -> Float[Tensor, "m c"]:
     """Cosine of each block's first row with each other, all adapted with their block as batch.
 
-    What ``head.embed(x[block])`` gives block after block, with the running statistics that this
-    leaves; ``blocks`` holds rows of ``x``. W1 x is computed once for each row, and the d-wide
-    outputs z = W2 r + b not at all: z_i . z_j = r_i' G r_j + q . r_i + q . r_j + b . b with
+    What ``head.embed(x[block])`` gives block after block in training, with the running statistics
+    that this leaves; ``blocks`` holds rows of ``x``. W1 x is computed once for each row, and the
+    d-wide outputs z = W2 r + b not at all: z_i . z_j = r_i' G r_j + q . r_i + q . r_j + b . b with
     G = W2' W2 and q = W2' b.
     """
-    r = _activate_blocks(head, F.embedding(blocks.T, head.hidden(x)))  # (b, m, h)
-    gram = head.last_weight.T @ head.last_weight  # (h, h)
-    q = head.last_weight.T @ head.last_bias  # (h,)
-    constant = head.last_bias @ head.last_bias
-    dot = (r[1:] * (r[0] @ gram + q)).sum(-1) + r[0] @ q + constant  # (b - 1, m)
-    square = ((r @ gram + 2 * q) * r).sum(-1) + constant  # (b, m)
-    length = square.clamp_min(1e-12).sqrt()
-    return (dot / (length[0] * length[1:])).T
-
-
-def _activate_blocks(head: AdapterHead, hidden: Float[Tensor, "b m h"]) -> Float[Tensor, "b m h"]:
-    """``head.activate(hidden[:, k])`` for each block k in turn, all at once."""
-    if not head.training:
-        return head.activate(hidden.flatten(0, 1)).view_as(hidden)
-    b, m, h = hidden.shape
-    mean, var = hidden.new_zeros(m * h), hidden.new_ones(m * h)  # become those of the blocks
-    normalised = F.batch_norm(
-        hidden.reshape(b, m * h),
-        mean,
-        var,
-        head.norm_weight.repeat(m),
-        head.norm_bias.repeat(m),
-        training=True,
-        momentum=1.0,
-        eps=EPSILON,
+    assert head.training
+    weight, bias = head.last_weight, head.last_bias
+    forms = block_forms(
+        head.hidden(x), blocks, head.norm_weight, head.norm_bias, weight.T @ weight, weight.T @ bias
     )
-    keep = 1 - MOMENTUM
+    _follow(head, forms.mean, forms.var * (blocks.shape[1] / (blocks.shape[1] - 1)))
+    constant = bias @ bias
+    dot = forms.first[:, 1:] + forms.line[:, 1:] + forms.line[:, :1] + constant
+    length = (forms.own + 2 * forms.line + constant).clamp_min(1e-12).sqrt()
+    return dot / (length[:, :1] * length[:, 1:])
+
+
+def _follow(head: AdapterHead, mean: Float[Tensor, "m h"], var: Float[Tensor, "m h"]) -> None:
+    """Move the running statistics as m blocks one after the other would."""
+    m, keep = len(mean), 1 - MOMENTUM
     later = torch.arange(m - 1, -1, -1, dtype=mean.dtype, device=mean.device)  # blocks to come
     share = MOMENTUM * keep**later  # (m,)
     with torch.no_grad():
         for name, found in (("running_mean", mean), ("running_var", var)):
-            buffer = head.get_buffer(name)
-            buffer.mul_(keep**m).add_(share @ found.view(m, h))
-    return F.relu(normalised).view(b, m, h)
+            head.get_buffer(name).mul_(keep**m).add_(share @ found)
+
+
+def rows_and_places(found: Int[Tensor, "..."], n: int) -> tuple[Tensor, Tensor]:
+    """torch.unique's sorted values and inverse for positions below n, which need no sorting."""
+    there = torch.zeros(n, dtype=torch.bool)
+    there[found.flatten()] = True
+    place = there.cumsum(0) - 1
+    return rows_where(there), place[found]
 
 
 def raise_to_largest(pools: Sequence[Tensor], generator: torch.Generator) -> list[Tensor]:

@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from embedcal.reproducing.recipe import OVERLAP
+
 Status = Literal["within", "beyond", "failed", "missing", "left out", "shown", "unmeasured"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One published number and what was measured. Percent; differences in points.
+    """One published number and what was measured. Percent, differences in points; AIOU as it is.
 
     ``published`` is NaN where it cannot be read, ``ours`` where nothing was measured; it is the
     mean of ``values``, one a seed, and ``deviation`` theirs (NaN for one). ``tolerance`` is None
@@ -57,12 +59,15 @@ def judge(published: float, ours: float, tolerance: float | None) -> Status:
 
 
 def percent_of(metrics: Mapping[str, Any], metric: str) -> float:
-    """A metric of a record in percent, ``NAME`` or ``NAME.INDEX``; NaN where it has none."""
+    """A metric of a record in percent, ``NAME`` or ``NAME.INDEX``; NaN where it has none.
+
+    AIOU is the fraction that it is, as it is printed everywhere.
+    """
     name, _, index = metric.partition(".")
     value = metrics.get(name)
     if index and value is not None:
         value = value[int(index)] if int(index) < len(value) else None
-    return math.nan if value is None else 100 * float(value)
+    return math.nan if value is None else float(value) * (1 if metric in OVERLAP else 100)
 
 
 def decimals(published: Iterable[float]) -> int:

@@ -11,13 +11,14 @@ import numpy as np
 
 from embedcal.cache import FeatureCache
 from embedcal.comparing.choosing import choose
-from embedcal.comparing.recorded import Pool
+from embedcal.comparing.recorded import Found, Pool
 from embedcal.evaluate import rule
 from embedcal.grids import Space, grid, load, space
 from embedcal.grids.jobs import Record, Site, plan
 from embedcal.grids.settings import settings_of
 from embedcal.methods import find
 from embedcal.methods.base import Gradient
+from embedcal.reproducing.overlapping import Overlaps
 from embedcal.reproducing.recipe import Part, Planned, Recipe
 from embedcal.runs import Run
 from embedcal.workbench import Workbench
@@ -27,8 +28,9 @@ from embedcal.workbench import Workbench
 class Measured:
     """What a planned run came to over one cache: the configuration that validation chose.
 
-    ``found`` are the test metrics of each seed. ``chosen`` are the options that were tried,
-    ``why`` the reason where there is nothing.
+    ``found`` are the test metrics of each seed, AIOU among them where the recipe has it;
+    ``no_overlap`` is why there is no AIOU though it was asked for. ``chosen`` are the options that
+    were tried, ``why`` the reason where there is nothing.
     """
 
     part: str
@@ -45,16 +47,18 @@ class Measured:
     found: tuple[Mapping[str, Any], ...]
     notes: tuple[str, ...]
     why: str = ""
+    no_overlap: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """The runs of one part."""
+    """The runs of one part. ``root``: the images, where their digests do not lead to them."""
 
     recipe: Recipe
     part: Part
     cache: FeatureCache
     folder: Path
+    root: str | Path | None = None
 
     @property
     def planned(self) -> tuple[Planned, ...]:
@@ -95,14 +99,15 @@ class Course:
             folder=self.folder,
             device=device,
             select=self.recipe.select,
+            inferred=on.inferred,
         )
         planned = self.planned
         records = load(self.folder).records if planned else {}
         for run in planned:
             jobs = plan(settings_of(self.spaces(run)), seeds, site, on)
-            yield self._one(run, [records[job.id] for job in jobs], on)
+            yield self._one(run, [records[job.id] for job in jobs], on, device)
 
-    def _one(self, run: Planned, records: Sequence[Record], on: Workbench) -> Measured:
+    def _one(self, run: Planned, records: Sequence[Record], on: Workbench, device: str) -> Measured:
         select = rule(run.select or self.recipe.select)
         pool = Pool(
             dataset=self.cache.meta.dataset,
@@ -141,6 +146,7 @@ class Course:
             )
         choice = choose(found, select, pool)
         entries = [kept for _, kept in choice.found]
+        maps, no_overlap = self._overlaps(choice.found, on, device)
         behind = [inner.record for inner, _ in choice.found]
         options = {"variant": behind[0]["variant"], "head": behind[0]["head"]}
         options |= behind[0]["options"]
@@ -154,6 +160,21 @@ class Course:
             seeds=tuple(record["seed"] for record in behind),
             runs=tuple(record["id"] for record in behind),
             seconds=float(np.mean([record["seconds"] for record in behind])),
-            found=tuple(entry["test"] for entry in entries),
+            found=tuple(
+                {**entry["test"], **more} for entry, more in zip(entries, maps, strict=True)
+            ),
             notes=(*choice.notes, *([reason] if failed else [])),
+            no_overlap=no_overlap,
         )
+
+    def _overlaps(
+        self, found: Sequence[Found], on: Workbench, device: str
+    ) -> tuple[Sequence[Mapping[str, float]], str]:
+        """AIOU of each run, if the recipe has it; empty, with the reason, where it cannot be."""
+        nothing: Sequence[Mapping[str, float]] = [{}] * len(found)
+        if not self.recipe.overlaps:
+            return nothing, ""
+        region: Any = self.recipe.region
+        overlaps = Overlaps(folder=self.folder, region=region, root=self.root, device=device)
+        maps, why = overlaps.of(found, on)
+        return maps or nothing, why

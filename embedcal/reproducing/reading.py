@@ -11,11 +11,21 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from embedcal.datasets.printable import printable
 from embedcal.evaluate import rule
-from embedcal.reproducing.recipe import Column, Part, Planned, Recipe, Row, Tolerance
+from embedcal.reproducing.recipe import (
+    OVERLAP,
+    REGIONS,
+    Column,
+    Part,
+    Planned,
+    Recipe,
+    Row,
+    Tolerance,
+)
 from embedcal.types import EmbedcalError
 
 FOLDER = Path(__file__).parent / "recipes"
-SCALARS = ("worst_group", "train_weighted", "group_mean", "worst_class", "class_mean", "mean")
+RECORDED = ("worst_group", "train_weighted", "group_mean", "worst_class", "class_mean", "mean")
+SCALARS = (*RECORDED, *OVERLAP)
 VECTORS = ("groups", "classes", "worst_group_of_class")
 T = TypeVar("T")
 
@@ -175,6 +185,7 @@ def _check(found: Recipe, shown: str) -> None:
     expect(found.seeds >= 1, "seeds of 1 or more", found.seeds)
     for select in {found.select, *(run.select for run in found.runs if run.select)}:
         expect(not rule(select).oracle, "a rule on validation", f"'{select}', which looks at test")
+    expect(found.region in REGIONS, f"a region among {', '.join(REGIONS)}", found.region)
     for part in found.parts:
         expect(
             isinstance(part.templates, str) or part.command,
@@ -207,7 +218,7 @@ def _check(found: Recipe, shown: str) -> None:
             row.run or "none",
         )
         for column in found.columns:
-            judged = not (row.doubt or row.unmeasured or column.unmeasured)
+            judged = not (row.doubt or row.unmeasured or column.doubt or column.unmeasured)
             tolerance = found.tolerance(row, column)
             points = tolerance.of(column.name) if tolerance else None
             expect(

@@ -8,6 +8,9 @@ from typing import Any
 
 from embedcal.encoders.load import OPENAI, TINY
 
+OVERLAP = ("aiou", "aiou_worst_group")  # the metrics that are no accuracies
+REGIONS = ("auto", "mask", "box")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -70,13 +73,15 @@ class Planned:
 class Column:
     """A column of the published table and what it is called here.
 
-    ``metric`` is a name in a run's record, ``NAME.INDEX`` for an entry of a vector. Where
-    ``unmeasured`` gives a reason there is none.
+    ``metric`` is a name in a run's record, ``NAME.INDEX`` for an entry of a vector, or one of
+    ``OVERLAP``. Where ``unmeasured`` gives a reason there is none. With a ``doubt`` the column's
+    numbers are shown and never judged.
     """
 
     name: str
     metric: str = ""
     unmeasured: str = ""
+    doubt: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +101,9 @@ class Tolerance:
 class Row:
     """A row of the published table.
 
-    ``values`` are its numbers in the order of the columns, accuracies in percent, ``nan`` where one
-    cannot be read. ``run`` is what measures them. With a ``doubt`` the numbers are shown and never
-    judged; ``unmeasured`` says why nothing can measure them.
+    ``values`` are its numbers in the order of the columns, accuracies in percent, AIOU as a
+    fraction, ``nan`` where one cannot be read. ``run`` is what measures them. With a ``doubt`` the
+    numbers are shown and never judged; ``unmeasured`` says why nothing can measure them.
     """
 
     name: str
@@ -116,8 +121,8 @@ class Recipe:
 
     ``source`` says where the numbers stand, ``verified`` how they were checked, ``ran`` who has
     run the recipe. ``trained`` are options of every trained method and ``tried`` tables of options
-    that are tried in turn. ``deviations`` are known differences between what the authors did and
-    what is run here.
+    that are tried in turn. ``region``, one of ``REGIONS``, is what of an image AIOU counts as the
+    object. ``deviations`` are known differences between what the authors did and what is run here.
     """
 
     name: str
@@ -133,6 +138,7 @@ class Recipe:
     arxiv: str = ""
     seeds: int = 3
     select: str = "val.worst_group"
+    region: str = "auto"
     trained: Mapping[str, Any] = field(default_factory=dict)
     tried: tuple[Mapping[str, Any], ...] = ()
     deviations: tuple[str, ...] = ()
@@ -140,9 +146,14 @@ class Recipe:
 
     def tolerance(self, row: Row, column: Column) -> Tolerance | None:
         """What a number is judged by; None where it is not judged."""
-        if row.doubt or row.unmeasured or column.unmeasured:
+        if row.doubt or row.unmeasured or column.doubt or column.unmeasured:
             return None
         return next((t for t in self.tolerances if t.name == row.tolerance), None)
+
+    @property
+    def overlaps(self) -> bool:
+        """Whether any column is of AIOU, so that maps have to be made."""
+        return any(column.metric in OVERLAP for column in self.columns)
 
     @property
     def judged(self) -> int:

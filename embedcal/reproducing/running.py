@@ -20,7 +20,7 @@ from embedcal.grids.running import Watch
 from embedcal.reproducing.judging import Cell, Status, decimals, judge, percent_of
 from embedcal.reproducing.measuring import Course, Measured
 from embedcal.reproducing.reading import recipe as read
-from embedcal.reproducing.recipe import Recipe, Row
+from embedcal.reproducing.recipe import OVERLAP, Recipe, Row
 from embedcal.reproducing.supply import Supplied, caveats, described, supply
 
 
@@ -65,7 +65,7 @@ class Reproduction:
 
     @property
     def record(self) -> dict[str, Any]:
-        """As JSON holds it: percent and points, null for what is not a number."""
+        """As JSON holds it: percent and points, AIOU as it is, null for what is not a number."""
         recipe = self.recipe
         found: dict[str, Any] = plain(
             {
@@ -121,7 +121,8 @@ def reproduce(  # noqa: PLR0913 - a public function has the options that it has
         device: where heads are trained.
         jobs: processes at once, by default one for each core.
         watch: is told how far the grid over a cache is.
-        root: folder of the images; a cache that is not there is then made from them.
+        root: folder of the images; a cache that is not there is then made from them. AIOU looks
+            for them there where it does not find them by their digests.
 
     Returns:
         The table. A run that fails is in it with its reason, and so is a part without a cache.
@@ -141,7 +142,7 @@ def reproduce(  # noqa: PLR0913 - a public function has the options that it has
         for one in supplied:
             if one.cache is None:
                 continue
-            course = Course(recipe=wanted, part=one.part, cache=one.cache, folder=folder)
+            course = Course(recipe=wanted, part=one.part, cache=one.cache, folder=folder, root=root)
             course.run(numbers, engine=engine, device=device, jobs=jobs, watch=watch)
             for found in course.measured(numbers, device):
                 measured[found.part, found.run] = found
@@ -178,13 +179,20 @@ def _cell(
     if measured is not None and not unmeasured:
         values = tuple(percent_of(metrics, column.metric) for metrics in measured.found)
     ours = float(np.mean(values)) if values else math.nan
-    why = unmeasured or row.doubt or ("it cannot be read" if math.isnan(published) else "")
+    why = (
+        unmeasured
+        or row.doubt
+        or column.doubt
+        or ("it cannot be read" if math.isnan(published) else "")
+    )
     status: Status
     if unmeasured:
         status = "unmeasured"
     elif supplied.cache is None:
         status = "missing" if supplied.asked else "left out"
         why = f"no cache for {row.part}" if supplied.asked else "no cache of it was given"
+    elif column.metric in OVERLAP and measured is not None and measured.no_overlap:
+        status, why = "unmeasured", measured.no_overlap
     elif math.isnan(ours):
         status = "failed"
         why = (measured.why if measured else "") or f"the runs have no {column.metric}"

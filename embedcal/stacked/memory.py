@@ -15,7 +15,7 @@ from embedcal.methods.base import Gradient
 from embedcal.stacked.runs import Loss, losses, stack
 from embedcal.stacked.training import Member, begin, gather
 from embedcal.threads import threads
-from embedcal.train import SHARED_WORK, Data, step_work
+from embedcal.train import SHARED_WORK, Data
 from embedcal.types import Task
 
 KEPT = 5  # heads that a run keeps at most, one a rule
@@ -33,7 +33,7 @@ def memory_per_run(method: Gradient, task: Task, *, device: str = "cpu") -> int:
     EmbedcalError where the method cannot start on the task.
     """
     member = Member(method=method, task=task, seed=0, watch=None)
-    with threads(shared=step_work(method, task) >= SHARED_WORK):
+    with threads(shared=method.step_work(task) >= SHARED_WORK):
         begun = begin(member)
         first = next(iter(method.steps(task, begun.plan, 1, begun.generator)))
         # Of one run a tensor is often a view where that of several is a copy, so two are looked at.

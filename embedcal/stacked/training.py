@@ -20,7 +20,7 @@ from embedcal.heads import Head
 from embedcal.methods.base import Batch, Gradient, Plan, State, Step, options
 from embedcal.stacked.runs import Batches, Loss, Runs, held, predict_classes, put, some, stack, step
 from embedcal.threads import threads
-from embedcal.train import SHARED_WORK, Data, diverged, step_work, to_device
+from embedcal.train import SHARED_WORK, Data, diverged, to_device
 from embedcal.types import EmbedcalError, IntArray, Split, Task
 
 UPDATE = ("lr", "weight_decay", "momentum")  # numbers of the update, which any run may have
@@ -88,7 +88,7 @@ def train_stack(members: Sequence[Member], *, device: str) -> list[Head | Embedc
     alike: dict[Hashable, list[tuple[int, Begun]]] = defaultdict(list)
     for k, member in enumerate(members):
         try:  # with threads as train has them, so that equal plans are equal to the bit
-            with threads(shared=step_work(member.method, member.task) >= SHARED_WORK):
+            with threads(shared=member.method.step_work(member.task) >= SHARED_WORK):
                 begun = begin(member)
         except EmbedcalError as error:
             results[k] = error
@@ -97,7 +97,7 @@ def train_stack(members: Sequence[Member], *, device: str) -> list[Head | Embedc
     for group in alike.values():
         places, begins = zip(*group, strict=True)
         first = begins[0].member
-        work = len(begins) * step_work(first.method, first.task)
+        work = len(begins) * first.method.step_work(first.task)
         try:
             with threads(shared=work >= SHARED_WORK):
                 results |= zip(places, _train(begins, device), strict=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedcal.annotating import labelled
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
@@ -83,7 +84,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     chosen = preset(name)
     if not caches:
         raise EmbedcalError(f"expected a cache for the study {chosen.name}, found none: name one")
-    different = {cache.fingerprint: cache for cache in caches}
+    different = {cache.fingerprint: labelled(cache, attribute) for cache in caches}
     for cache in different.values():
         check(chosen.name, chosen.needs, cache, attribute)
     if quick:

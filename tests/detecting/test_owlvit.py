@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,11 +165,12 @@ def test_without_transformers_the_extra_is_named(monkeypatch):
 
 
 def tiny_owl(folder: Path, *, kind: str) -> Path:
-    transformers = pytest.importorskip("transformers")
+    transformers = pytest.importorskip("transformers", reason="the extra detect is not installed")
     import torch
 
     letters = "abcdefghijklmnopqrstuvwxyz"
-    words = ["!", "<|startoftext|>", "<|endoftext|>", *letters, *(c + "</w>" for c in letters)]
+    # The end of text is the last word, as in CLIP: the model finds it as the largest number.
+    words = ["!", *letters, *(c + "</w>" for c in letters), "<|startoftext|>", "<|endoftext|>"]
     vocabulary = {word: i for i, word in enumerate(words)}
     folder.mkdir()
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
@@ -190,45 +195,199 @@ def tiny_owl(folder: Path, *, kind: str) -> Path:
             **tower,
             "vocab_size": len(words),
             "max_position_embeddings": 16,
-            "bos_token_id": 1,
-            "eos_token_id": 2,
+            "bos_token_id": len(words) - 2,
+            "eos_token_id": len(words) - 1,
             "pad_token_id": 0,
         },
         vision_config={**tower, "image_size": 64, "patch_size": 16},
         projection_dim=32,
     )
     torch.manual_seed(0)
-    getattr(transformers, f"{name}ForObjectDetection")(config).save_pretrained(folder)
+    model = getattr(transformers, f"{name}ForObjectDetection")(config)
+    with torch.no_grad():
+        for part, parameter in model.named_parameters():  # at first all names are nearly one
+            if "text" in part and parameter.ndim > 1:
+                parameter.mul_(3)
+    model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder
 
 
-@pytest.mark.parametrize("kind", ["owlvit", "owlv2"])
-@pytest.mark.filterwarnings("ignore")
-def test_the_real_classes_answer_as_their_own_forward_does(tmp_path, kind):
-    import torch
+def pictures_of(*shapes):
     from PIL import Image
 
-    folder = tiny_owl(tmp_path / kind, kind=kind)
-    owl = load_owlvit(str(folder), "cpu")
     rng = np.random.default_rng(0)
-    pictures = [
-        Image.fromarray(rng.integers(256, size=(h, w, 3), dtype=np.uint8))
-        for h, w in ((64, 64), (50, 90))
-    ]
-    prompts = ["a photo of a cat", "a photo of a sea"]
-    found = owl(pictures, owl.names(prompts))
+    return [Image.fromarray(rng.integers(256, size=(h, w, 3), dtype=np.uint8)) for h, w in shapes]
+
+
+@pytest.mark.parametrize("kind", ["owlvit", "owlv2"])
+@pytest.mark.filterwarnings("ignore")
+def test_the_real_classes_find_what_a_plain_call_of_the_library_finds(tmp_path, kind):
+    """Processor, forward, and the library's own post-processing, with the names in every call."""
+    import torch
+
+    owl = load_owlvit(str(tiny_owl(tmp_path / kind, kind=kind)), "cpu")
+    pictures = pictures_of((64, 64), (50, 90), (120, 40))
+    prompts = [f"a photo of a {name}" for name in ("cat", "sea", "tree")]
     inputs = owl._processor(
-        text=[prompts] * 2, images=pictures, return_tensors="pt", padding="max_length"
+        text=[prompts] * 3, images=pictures, return_tensors="pt", padding="max_length"
     )
     with torch.inference_mode():
-        wanted = owl._model(**inputs)
-    for i, (scores, corners) in enumerate(found):
-        assert scores == pytest.approx(wanted.logits[i].sigmoid().numpy(), abs=1e-5)
-        scaled = corners_of(wanted.pred_boxes[i].numpy(), pictures[i].size, square=kind == "owlv2")
-        assert corners == pytest.approx(scaled, abs=1e-3)
-    again = load_owlvit(str(folder), "cpu")
-    assert again.identity == owl.identity
+        plain = owl._model(**inputs)
+    sizes = [(image.height, image.width) for image in pictures]
+    wanted = owl._processor.post_process_grounded_object_detection(
+        plain, threshold=-1, target_sizes=sizes
+    )
+    seen = set()
+    for i, (scores, corners) in enumerate(owl(pictures, owl.names(prompts))):
+        assert scores == pytest.approx(plain.logits[i].sigmoid().numpy(), abs=1e-5)
+        name, score, kept = keep(scores, corners, 0)
+        assert score == pytest.approx(wanted[i]["scores"].numpy(), abs=1e-5)
+        clear = np.diff(np.sort(scores, axis=1))[:, -1] > 1e-4  # elsewhere rounding decides
+        assert name[clear].tolist() == wanted[i]["labels"].numpy()[clear].tolist()
+        seen |= set(name[clear].tolist())
+        height, width = sizes[i]  # the library lets a box leave the picture
+        inside = wanted[i]["boxes"].numpy().clip(0, [width, height, width, height])
+        assert kept == pytest.approx(inside, abs=1e-3)
+    assert len(seen) > 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_name_that_would_be_cut_is_refused(tmp_path):
+    owl = load_owlvit(str(tiny_owl(tmp_path / "owl", kind="owlvit")), "cpu")
+    with pytest.raises(
+        EmbedcalError, match="at most 16 tokens for owlvit, found 17 in 'a photo of"
+    ):
+        owl.names(["a photo of a sea", "a photo of a rivers"])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_identity_is_that_of_weights_and_sizes(tmp_path):
+    folder = tiny_owl(tmp_path / "owl", kind="owlvit")
+    first = load_owlvit(str(folder), "cpu").identity
+    assert load_owlvit(str(folder), "cpu").identity == first
+    told = folder / "processor_config.json"
+    assert told.is_file()
+    told.write_text(told.read_text().replace("64", "48"))
+    assert load_owlvit(str(folder), "cpu").identity != first
+
+
+class Counted:
+    """How often the real towers are run: a row of prompts, a row of pictures at a time."""
+
+    def __init__(self) -> None:
+        self.prompts: list[int] = []
+        self.images: list[int] = []
+
+    def __call__(self, model, device):
+        owl = load_owlvit(model, device)
+        base = owl._model.base_model
+        base.text_model.register_forward_hook(
+            lambda module, args, kwargs, out: self.prompts.append(len(kwargs["input_ids"])),
+            with_kwargs=True,
+        )
+        base.vision_model.register_forward_hook(
+            lambda module, args, kwargs, out: self.images.append(len(out[0])), with_kwargs=True
+        )
+        return owl
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_real_names_are_encoded_once_for_all_images_and_boxes_are_kept(tmp_path, world):
+    cache, root = world
+    folder, counted = tiny_owl(tmp_path / "owl", kind="owlvit"), Counted()
+    names = tuple("abcdefghij"[k // 10] + "abcdefghij"[k % 10] for k in range(70))
+    asked = DetectOptions(
+        root=root, model=str(folder), threshold=0.3, device="cpu", batch_size=4, load=counted
+    )
+    rows = np.array([0, 1, 2, 60, 61, 70, 130, 131, 132])  # in three parts
+    found = owlvit_boxes(cache, names, rows, asked)
+    assert counted.prompts == [64, 6]
+    assert sum(counted.images) == 9
+    assert len(found.row)
+    parts = sorted(cache.meta.path.with_suffix(".beside").glob("owlvit-*/*.npz"))
+    assert len(parts) == 3
+    stored = [dict(np.load(part, allow_pickle=False)) for part in parts]
+    assert np.concatenate([part["looked"] for part in stored]).tolist() == rows.tolist()
+    for field in ("row", "name", "score", "corners"):
+        assert np.array_equal(
+            np.concatenate([part[field] for part in stored]), getattr(found, field)
+        )
+    again = owlvit_boxes(cache, names, rows, asked)
+    assert (sum(counted.prompts), sum(counted.images)) == (70, 9)  # nothing is run again
+    assert np.array_equal(again.corners, found.corners)
+    owlvit_boxes(cache, names, np.array([0, 3]), asked)
+    assert (sum(counted.prompts), sum(counted.images)) == (140, 10)
+
+
+KILLED = """
+import os, signal, sys
+import numpy as np
+import embedcal
+from embedcal.detecting import DetectOptions, owlvit
+
+path, root, model, parts = sys.argv[1:]
+write = owlvit._write
+
+def write_and_die(*args):
+    write(*args)
+    global parts
+    parts = int(parts) - 1
+    if parts == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+owlvit._write = write_and_die
+with embedcal.open(path) as cache:
+    owlvit.owlvit_boxes(
+        cache, ("sea", "tree"), np.arange(200),
+        DetectOptions(root=owlvit.Path(root), model=model, threshold=0.3, device="cpu"),
+    )
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_search_with_the_real_classes_goes_on_after_a_kill(tmp_path, world):
+    cache, root = world
+    folder, rows = tiny_owl(tmp_path / "owl", kind="owlvit"), np.arange(200)
+    words = [str(cache.meta.path), str(root), str(folder), "2"]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], capture_output=True, timeout=240)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    counted = Counted()
+    asked = DetectOptions(root=root, model=str(folder), threshold=0.3, device="cpu", load=counted)
+    resumed = owlvit_boxes(cache, ("sea", "tree"), rows, asked)
+    assert sum(counted.images) == 200 - 2 * 64
+    shutil.rmtree(cache.meta.path.with_suffix(".beside"))
+    straight = owlvit_boxes(cache, ("sea", "tree"), rows, asked)
+    for field in ("row", "name", "score", "corners"):
+        assert np.array_equal(getattr(resumed, field), getattr(straight, field))
+
+
+def test_an_image_that_cannot_be_read_is_passed_over_or_told(tmp_path):
+    from PIL import Image
+
+    lines = ["path,y,split"]
+    for k in range(12):
+        pixels = np.full((64, 64, 3), 20 * k, np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{k}.png")
+        lines.append(f"{k}.png,{k % 2},{('train', 'val', 'test')[k // 4]}")
+    (tmp_path / "7.png").write_bytes((tmp_path / "7.png").read_bytes()[:60])  # torn
+    (tmp_path / "mine.csv").write_text("\n".join(lines))
+    path = embedcal.cache(
+        tmp_path / "mine.csv",
+        backbone="tiny",
+        templates="simple",
+        out=tmp_path / "mine.h5",
+        read=embedcal.ReadOptions(classes="landbird,waterbird"),
+    ).path
+    log: list = []
+    with embedcal.open(path) as cache:
+        asked = options(tmp_path, log)
+        found = detect(cache, detector="owlvit", vocabulary=NAMES, split="val", options=asked)
+        assert found.presence.rows.tolist() == [4, 5, 6]
+        assert images_in(log) == 3
+        with pytest.raises(EmbedcalError, match=r"an image that can be read at .*leave row 7 out"):
+            owlvit_boxes(cache, NAMES, np.arange(8), asked)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -6,7 +6,9 @@ import csv
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +20,14 @@ from PIL import Image
 from embedcal.cache import BuildOptions, FeatureCache, digests, import_features, open_cache
 from embedcal.caching import cache as make_cache
 from embedcal.datasets.options import ReadOptions
+from embedcal.encoders.load import load_encoder
 from embedcal.evaluate import aiou as aiou_of
 from embedcal.evaluate import iou as iou_of
 from embedcal.explaining import Sources, aiou, choose, explain, figure
+from embedcal.explaining.gradcam import enlarged
 from embedcal.explaining.pictures import find
+from embedcal.explaining.readout import head_of, readout
+from embedcal.explaining.trunk import from_pixels, layer_of
 from embedcal.fitting import fit
 from embedcal.types import EmbedcalError
 
@@ -95,6 +101,42 @@ def test_tokens_and_images_explain_alike(pair: Any, small: Path) -> None:
     assert one.aiou is None
     with pytest.raises(EmbedcalError, match="expected a class among 1"):
         one.of(np.zeros(4, int))
+
+
+def test_another_layer_runs_the_encoder_again(
+    pair: Any, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With tokens in the cache or without; the logits stay, the maps have sixteen cells."""
+    plain, tokens = pair
+    rows, of = [3, 0, 14, 7], Sources(root=small, layer="layer3")
+    last = explain(None, tokens, rows, sources=Sources(root=small, layer="visual.layer4"))
+    usual = explain(None, tokens, rows, sources=Sources(root=small))
+    np.testing.assert_array_equal(last.maps, usual.maps)
+    finer, same = explain(None, plain, rows, sources=of), explain(None, tokens, rows, sources=of)
+    np.testing.assert_array_equal(finer.maps, same.maps)
+    np.testing.assert_allclose(finer.logits, usual.logits, rtol=1e-3, atol=1e-3)
+    assert np.abs(finer.maps - usual.maps).mean() > 0.05
+    encoder = load_encoder("tiny", device="cpu")
+    head, pixels = readout(head_of(None, plain), plain.projection(), "cpu"), finer.pixels
+    small_maps, _ = from_pixels(encoder, pixels, head, [0, 1], layer_of(encoder, "layer3"))
+    assert small_maps.shape == (4, 2, 4, 4)
+    np.testing.assert_allclose(enlarged(small_maps, (64, 64)).numpy(), finer.maps, atol=1e-5)
+    np.testing.assert_allclose(
+        finer.aiou, aiou_of(finer.maps, finer.regions, finer.labels), atol=1e-6
+    )
+    # The whole split, with the same layer.
+    test = np.flatnonzero(plain.samples.split == 2)
+    each = explain(None, plain, test, sources=of).aiou
+    assert aiou(None, plain, sources=of).mean == pytest.approx(np.nanmean(each))
+    assert aiou(None, plain, sources=of).mean != pytest.approx(
+        aiou(None, plain, sources=Sources(root=small)).mean, abs=1e-3
+    )
+    with pytest.raises(EmbedcalError, match="layer1, layer2, layer3, layer4, found '3'"):
+        aiou(None, tokens, sources=Sources(root=small, layer="3"))
+    # Its images are needed, tokens or no tokens.
+    monkeypatch.setenv("EMBEDCAL_HOME", str(tmp_path))
+    with pytest.raises(EmbedcalError, match="name it with --root"):
+        explain(None, tokens, rows, sources=Sources(layer="layer2"))
 
 
 def test_overlap_is_that_of_the_masks(pair: Any, small: Path) -> None:
@@ -184,6 +226,11 @@ def test_a_vit_runs_again(small: Path, small_vit: str) -> None:
         assert found.regions.shape == (8, 48, 48)
         np.testing.assert_allclose(found.logits, run.predictions()["test"].numpy(), rtol=1e-4)
         assert aiou(run, cache, sources=Sources(root=small)).images == 7
+        first = explain(run, cache, rows, sources=Sources(root=small, layer="0"))
+        np.testing.assert_allclose(first.logits, found.logits, rtol=1e-4)
+        assert np.abs(first.maps - found.maps).mean() > 0.01
+        with pytest.raises(EmbedcalError, match="expected a block from 0 to 1"):
+            explain(run, cache, rows, sources=Sources(root=small, layer="layer3"))
         other = Sources(root=small, pretrained="random:4")
         with pytest.raises(EmbedcalError, match=r"expected the weights that .* found others"):
             explain(run, cache, rows, sources=other)
@@ -293,15 +340,58 @@ def test_figure_of_several_runs(pair: Any, small: Path, tmp_path: Path) -> None:
     found = explain(None, tokens, [0, 1, 15], sources=Sources(root=small))
     for count, columns in ((1, 3), (3, 7), (4, 5)):
         drawn = figure({f"run <{i}> $x$": found for i in range(count)}, tokens)
-        assert len(drawn.axes) == 3 * columns
+        assert len(drawn.axes) == 3 * columns + 1  # and what the colours mean
     drawn.savefig(tmp_path / "a.png")
     told = [text for ax in drawn.axes for text in ax.get_xlabel().splitlines()]
     assert f"AIoU {found.aiou[0]:.2f}" in told
     assert not any("nan" in text for text in told)
+    assert {"row 0", "row 15", "a: land"} <= set(told)
+    foot = drawn.get_supxlabel().replace("\n", " ")
+    assert "Dashed: the object. AIoU: 0.5 where" in foot
     other = explain(None, tokens, [0, 1, 2], sources=Sources(root=small))
     with pytest.raises(EmbedcalError, match="the same rows"):
         figure({"a": found, "b": other}, tokens)
     for bad, message in (({}, "at least one run"), ({"a": found}, "expected a map of")):
         with pytest.raises(EmbedcalError, match=message):
             figure(bad, tokens, of="nothing" if bad else "label")  # type: ignore[arg-type]
-    assert figure({"a": found}, tokens, of="rival").axes
+    rival = figure({"a": found}, tokens, of="rival")
+    assert rival.axes[-1].get_xlabel() == "evidence for the strongest other class"
+    bare = replace(found, regions=None, aiou=None)
+    assert "object" not in figure({"a": bare}, tokens).get_supxlabel()
+
+
+def test_a_figure_tells_an_empty_map_and_shows_a_dark_image(pair: Any, small: Path) -> None:
+    _, tokens = pair
+    found = explain(None, tokens, [0, 1], sources=Sources(root=small))
+    maps = found.maps.copy()
+    maps[1, found.labels[1]] = 0
+    dark = replace(found, maps=maps, pixels=(found.pixels // 16).astype(np.uint8))
+    drawn = figure({"a": dark}, tokens)
+    below = [ax.get_xlabel() for ax in drawn.axes[:6]]
+    assert [("the map is empty" in text) for text in below] == [False] * 5 + [True]
+    grey = drawn.axes[2].images[0].get_array()
+    assert np.ptp(grey) > 100 > np.ptp(dark.pixels[0])
+
+
+def test_long_names_have_the_room_that_they_need(pair: Any, small: Path) -> None:
+    """No panel is smaller for them, and none of the text lies on a panel."""
+    _, tokens = pair
+    found = explain(None, tokens, [0, 15], sources=Sources(root=small))
+    long = "a bird of the woods that sits on a branch and " * 4
+    names = SimpleNamespace(
+        samples=tokens.samples,
+        meta=SimpleNamespace(classes=(long, "x" * 60), attributes=tokens.meta.attributes),
+    )
+    heights = []
+    for cache in (tokens, names):
+        drawn = figure({"run " * 20: found}, cache)  # type: ignore[arg-type]
+        drawn.draw_without_rendering()
+        boxes = [ax.get_window_extent() for ax in drawn.axes[:6]]
+        heights.append(min(box.height for box in boxes))
+        whole = drawn.get_window_extent()
+        for ax in drawn.axes[:6]:
+            label = ax.xaxis.label.get_window_extent()
+            assert not any(label.overlaps(box) for box in boxes)
+            assert label.y0 >= whole.y0
+            assert ax.title.get_window_extent().y1 <= whole.y1
+    assert heights[1] > 0.85 * heights[0]

@@ -13,13 +13,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from embedcal.cache import open_cache
 from embedcal.cache.importing import import_features
 from embedcal.fitting import configure, fit
 from embedcal.heads import AdapterHead
-from embedcal.methods.con_adapter import KINDS, ConAdapter, Plan, block_cosines
+from embedcal.methods._blocks import block_forms
+from embedcal.methods.con_adapter import (
+    KINDS,
+    ConAdapter,
+    Plan,
+    block_cosines,
+    rows_and_places,
+)
 from embedcal.train import Data
 from embedcal.types import EmbedcalError, Examples, Task, TextBank
 
@@ -79,18 +87,24 @@ def steps_of(adapter: ConAdapter, task: Task, epoch: int, seed: int = 0) -> tupl
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize(("m", "b"), [(1, 2), (7, 9), (4, 60)])
+@pytest.mark.parametrize("numbers", [1, 3 * 9 * 16, 2**19])  # a block at a time, three, all
 def test_blocks_together_are_blocks_one_after_the_other(
-    dtype: torch.dtype, tolerance: float, training: bool, m: int, b: int
+    dtype: torch.dtype,
+    tolerance: float,
+    m: int,
+    b: int,
+    numbers: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("embedcal.methods._blocks.NUMBERS", numbers)
     generator = torch.Generator().manual_seed(m)
     plain = AdapterHead.start(bank(2), generator, hidden=16)
     with torch.no_grad():
         plain.norm_bias.uniform_(-1, 1, generator=generator)
         plain.norm_weight.uniform_(0.5, 2, generator=generator)
         plain.get_buffer("running_mean").normal_(generator=generator)
-    plain = plain.to(dtype).train(training)
+    plain = plain.to(dtype).train()
     joint = copy.deepcopy(plain)
     x = torch.randn(30, D, generator=generator, dtype=dtype)
     blocks = torch.randint(30, (m, b), generator=generator)
@@ -107,6 +121,26 @@ def test_blocks_together_are_blocks_one_after_the_other(
         )
     for (name, p), (_, q) in zip(plain.named_buffers(), joint.named_buffers()):
         torch.testing.assert_close(q, p, rtol=tolerance, atol=tolerance, msg=name)
+
+
+@pytest.mark.parametrize("numbers", [1, 2**19])
+def test_the_forms_of_blocks_have_the_gradient_of_finite_differences(
+    numbers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("embedcal.methods._blocks.NUMBERS", numbers)
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((6, 3), (3,), (3,), (3, 3), (3,))
+    hidden, gain, shift, w, q = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64) for shape in shapes
+    )
+    blocks = torch.tensor([[0, 1, 2, 3, 3], [5, 4, 1, 0, 2]])  # a row twice in one, and in both
+
+    def forms(*given: Tensor) -> tuple[Tensor, ...]:
+        hidden, gain, shift, w, q = given
+        return tuple(block_forms(hidden, blocks, gain, shift, w.T @ w, q))[:3]
+
+    inputs = tuple(each.requires_grad_() for each in (hidden, gain, shift, w, q))
+    assert torch.autograd.gradcheck(forms, inputs)
 
 
 # -- sets -----------------------------------------------------------------------------------------
@@ -143,6 +177,14 @@ def test_every_block_is_what_the_definition_says(variant: str, n_classes: int) -
             nearest = sorted(others, key=lambda j: -(f[of] @ f[j]))[:40]
             assert set(ns) <= set(nearest)
     assert sorted(seen) == np.flatnonzero(y != h).tolist()
+
+
+@pytest.mark.parametrize("n", [1, 7, 1000])
+def test_rows_and_places_are_those_of_unique(n: int) -> None:
+    found = torch.randint(n, (5, 40), generator=torch.Generator().manual_seed(n))
+    for ours, theirs in zip(rows_and_places(found, n), torch.unique(found, return_inverse=True)):
+        assert torch.equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
 
 
 def test_counts_are_clamped_to_what_there_is() -> None:

@@ -74,6 +74,8 @@ class Known:
     values: int  # of the attributes that make the groups, or of their product
     grouped: tuple[Split, ...]  # splits with a row that is in a group
     logit_scale: float | None
+    inferred: Mapping[str, str]  # attributes that the file lacks, in ``meta`` all the same
+    prompts: Mapping[str, TextBank]
 
     @property
     def fingerprint(self) -> str:
@@ -127,6 +129,8 @@ def known_of(on: Workbench) -> Known:
         weights=cache.projection(),
         values=on.n_attributes,
         logit_scale=cache.logit_scale,
+        inferred=cache.inferred,
+        prompts=cache.prompts,
         grouped=tuple(split for split in SPLITS if on.has_groups(split)),
     )
 
@@ -161,7 +165,7 @@ def run(
     firsts = [site.place(on, 0, "").first(m.stage) for m in methods if m.stage is not None]
     shared = gather(on, levels_of([*methods, *firsts], on))
     size = sum(array.nbytes for arrays in shared.values() for array in arrays.values())
-    with _cluster(workers, size) as ray:
+    with cluster(workers, size) as ray:
         there = max(1, int(ray.cluster_resources().get("CPU", 1)))
         crew = _Crew(
             ray=ray,
@@ -322,7 +326,7 @@ class _Crew:
 
 
 @contextmanager
-def _cluster(workers: int | None, size: int) -> Iterator[Any]:
+def cluster(workers: int | None, size: int) -> Iterator[Any]:
     """Ray, connected to a cluster that is there, or to one that lasts as long as the block."""
     with ExitStack() as ends:
         address = os.environ.get("RAY_ADDRESS") or _started()

@@ -18,16 +18,17 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from embedcal.annotating.beside import beside, rows_digest, whole
 from embedcal.cache import FeatureCache
 from embedcal.cache.format import canonical, escape_name, unescape_name
 from embedcal.datasets.printable import printable
-from embedcal.detecting.beside import beside, rows_digest, whole
 from embedcal.types import EmbedcalError
 
 Verdict = Literal["healthy", "spurious"]
 VERDICTS = ("healthy", "spurious")
 FORMAT = 1
 FOLDER = "attributes"
+LONGEST = 200  # bytes of a file's name, which file systems bound at 255
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,18 +61,7 @@ def annotate(
     annotation of the attribute is replaced. EmbedcalError for an attribute that the cache has of
     its own, and for labels of another number or kind.
     """
-    name = attribute.strip()
-    if not name or not name.isprintable():
-        raise EmbedcalError(f"expected the name of an attribute, found '{printable(attribute)}'")
-    if verdict not in VERDICTS:
-        raise EmbedcalError(
-            f"expected a verdict among {', '.join(VERDICTS)}, found '{printable(verdict)}'"
-        )
-    if name in dict(cache.meta.attributes):
-        raise EmbedcalError(
-            f"expected another name than {name}, which {cache.meta.path.name} has labels of: "
-            "choose one"
-        )
+    name = check_verdict(cache, attribute, verdict)
     given = np.asarray(labels)
     if given.shape != (len(cache),) or not np.isin(given, (-1, 0, 1)).all():
         raise EmbedcalError(
@@ -82,7 +72,7 @@ def annotate(
         "format": FORMAT,
         "attribute": name,
         "verdict": verdict,
-        "values": [f"no {name}", name],
+        "values": list(values_of(name)),
         "source": source,
         "rows": {"count": len(cache), "sha256": rows_digest(cache)},
         "labels": given.astype(int).tolist(),
@@ -91,6 +81,36 @@ def annotate(
     with whole(path) as part:
         part.write_text(json.dumps({**document, "digest": _digest(document)}) + "\n", "utf-8")
     return path
+
+
+def check_verdict(cache: FeatureCache, attribute: str, verdict: str) -> str:
+    """The name that a verdict is kept under, without blanks around it.
+
+    EmbedcalError for no name, for a verdict that is none, and for a name that the cache has labels
+    of itself.
+    """
+    name = attribute.strip()
+    if not name or not name.isprintable() or len(escape_name(name)) > LONGEST:
+        raise EmbedcalError(
+            f"expected the name of an attribute, found '{printable(attribute)}': give a word or two"
+        )
+    if verdict not in VERDICTS:
+        raise EmbedcalError(
+            f"expected a verdict among {', '.join(VERDICTS)}, found '{printable(verdict)}': "
+            "choose one of them"
+        )
+    own = {known for known, _ in cache.meta.attributes} - cache.inferred.keys()
+    if name in own:
+        raise EmbedcalError(
+            f"expected another name than {name}, which {cache.meta.path.name} has labels of: "
+            "choose one"
+        )
+    return name
+
+
+def values_of(attribute: str) -> tuple[str, str]:
+    """The names of an annotated attribute's values: without it, with it."""
+    return f"no {attribute}", attribute
 
 
 def annotation(cache: FeatureCache, attribute: str) -> Annotation:
@@ -109,6 +129,32 @@ def annotated(cache: FeatureCache) -> tuple[str, ...]:
     """Names of the attributes that were annotated beside a cache, sorted."""
     folder = beside(cache) / FOLDER
     return tuple(sorted(unescape_name(path.stem) for path in folder.glob("*.json")))
+
+
+def remove(cache: FeatureCache, attribute: str) -> None:
+    """Delete an annotation, whole or damaged, with its prompts; runs that used it stay.
+
+    EmbedcalError where there is none of that name.
+    """
+    path = _path(cache, attribute)
+    if not path.is_file():
+        known = ", ".join(annotated(cache)) or "none"
+        raise EmbedcalError(
+            f"expected an annotated attribute '{printable(attribute)}' beside "
+            f"{cache.meta.path.name}, found {known}: choose one of them"
+        )
+    try:
+        path.unlink()
+        prompts_path(cache, attribute).unlink(missing_ok=True)
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to delete {path}, found: {error.strerror}: make its folder writable"
+        ) from None
+
+
+def prompts_path(cache: FeatureCache, attribute: str) -> Path:
+    """Where the text features of an annotated attribute's values lie, if they were made."""
+    return _path(cache, attribute).with_suffix(".safetensors")
 
 
 def _path(cache: FeatureCache, attribute: str) -> Path:
