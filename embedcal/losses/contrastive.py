@@ -95,18 +95,19 @@ def language_contrast(
     from each other. Other classes are neither positive nor negative then; L_lc parts those.
     """
     p, t, _ = text.shape
+    if t == 1:
+        return 0 * text.sum()
+    within = text @ text.mT / tau  # (P, T, T)
+    itself = torch.eye(t, dtype=torch.bool, device=text.device)
+    pull = (within.sum(-1) - within.diagonal(dim1=-2, dim2=-1)) / (t - 1)  # mean over positives
     anchors = text.flatten(0, 1)  # (P * T, d)
-    prompt = torch.arange(p, device=text.device).repeat_interleave(t)
-    positive = same_label(prompt, prompt, include_self=False)
     if negatives is None:
-        return set_contrast(anchors @ anchors.T / tau, positive, ~same_label(prompt, prompt))
-    others = negatives.flatten(0, 1)  # (N * U, d)
-    foreign = torch.ones(p * t, len(others), dtype=torch.bool, device=text.device)
-    return set_contrast(
-        anchors @ torch.cat([anchors, others]).T / tau,
-        torch.cat([positive, ~foreign], 1),
-        torch.cat([torch.zeros_like(positive), foreign], 1),
-    )
+        itself = torch.eye(p * t, dtype=torch.bool, device=text.device)
+        against = (anchors @ anchors.T / tau).masked_fill(itself, float("-inf"))
+        return (torch.logsumexp(against, -1) - pull.flatten()).mean()
+    others = (anchors @ negatives.flatten(0, 1).T / tau).view(p, t, -1)  # (P, T, N * U)
+    against = torch.cat([within.masked_fill(itself, float("-inf")), others], -1)
+    return (torch.logsumexp(against, -1) - pull).mean()
 
 
 def info_nce(

@@ -56,6 +56,7 @@ class Spurious(Gradient):
     """
 
     name = "spurious"
+    revision = 2  # language terms without masks: other rounding
     variants = ("paper", "official", "official_fixed")
 
     scope: str = option(
