@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from embedcal.commands.shared import CacheFile, Device, Json, answer, say
+from embedcal.commands.shared import CacheFile, Device, Json, answer, row_numbers, say
 
 if TYPE_CHECKING:
     from embedcal.cache import FeatureCache
@@ -179,7 +179,7 @@ def explain(
                 first = next(iter(heads.values()))
                 chosen = choose(first, opened, split, group=group, count=worst).tolist()
             else:
-                chosen = _numbers(rows)
+                chosen = row_numbers(rows)
             sources = Sources(root=root, region=region)
             if layer is not None:
                 sources = replace(sources, layer=layer)
@@ -229,14 +229,3 @@ def _class(name: str, classes: Sequence[str]) -> int:
             f"expected a class of the cache after --class, found '{name}': choose among {listed}"
         )
     return classes.index(name)
-
-
-def _numbers(text: str) -> list[int]:
-    from embedcal.errors import EmbedcalError
-
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise EmbedcalError(
-            f"expected rows of the cache as numbers, found '{text}': write, say, 3,17,250"
-        ) from None

@@ -64,3 +64,15 @@ def selection(select: str | None, *, oracle: bool) -> str | None:
             "select by val.worst_group"
         )
     return select or ("oracle.worst_group" if oracle else None)
+
+
+def row_numbers(text: str) -> list[int]:
+    """Rows of a cache as they are typed: ``3,17,250``."""
+    from embedcal.errors import EmbedcalError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise EmbedcalError(
+            f"expected rows of the cache as numbers, found '{text}': write, say, 3,17,250"
+        ) from None

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands.shared import SKIPPED, Device, Json, Seed, answer
+from embedcal.commands.shared import SKIPPED, Device, Json, Seed, answer, row_numbers
 from embedcal.errors import EmbedcalError
 
 File = Annotated[Path | None, typer.Argument(help="a cache; by default the one used last")]
@@ -100,7 +100,7 @@ def repair(
     with progress() as bars:
         found = run(
             which_cache(file),
-            rows=_numbers(rows) if rows is not None else (),
+            rows=row_numbers(rows) if rows is not None else (),
             out=out,
             source=_source(root, backbone, pretrained, device),
             progress=lambda done, total: bars.stage("reencode", done, total),
@@ -114,12 +114,3 @@ def _source(root: Path | None, backbone: str | None, pretrained: str | None, dev
     from embedcal.reencoding import Source
 
     return Source(root=root, backbone=backbone, pretrained=pretrained, device=device)
-
-
-def _numbers(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise EmbedcalError(
-            f"expected rows of the cache as numbers, found '{text}': write, say, 3,17,250"
-        ) from None
