@@ -33,6 +33,7 @@ NAMES = (
     "train_epoch",
     "cfr",
     "grid",
+    "overhead",
     "linear_heads",
     "dfr_search",
     "stacked",
