@@ -303,6 +303,7 @@ def test_every_method_fits_25_groups_some_of_them_empty(real_data: Path) -> None
         for name in names():
             known = {item.name for item in options(find(name))}
             given = {key: 2 for key in known if key == "epochs" or key.endswith("_epochs")}
+            given |= {"early_epochs": 1} if "early_epochs" in known else {}
             refits = {"refits": 2, "halves": 1} if "refits" in known else {}
             configure(name, {**given, **refits})
             run = fit_on(on, name, {**given, **refits}, seed=0, select="val.mean")

@@ -156,7 +156,8 @@ def test_equal_to_hooks_on_the_full_model(
     maps, logits = found_of(kind, name, layer, pixels, classes)
     wanted, outputs, condition = wanted_of(kind, name, layer, pixels, classes)
     # Where signs cancel, float32 cannot do better than a few of its steps, magnified.
-    allowed = np.clip(1e-6 * condition, 1e-5, 5e-5)
+    deep = 1e-4 if layer == "layer2" else 1e-5  # half of a ResNet lies between it and the logit
+    allowed = np.clip(1e-6 * condition, deep, max(deep, 5e-5))
     sound = condition < 200
     assert sound.any(), condition
     assert wanted[sound].std() > 0.05, "maps without contrast prove nothing"
