@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 from pathlib import Path
+
+# What a shell runs in its background ignores Ctrl-C, and so would every child of a test.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # One thread a worker: two that wait for each other are slower than one, and far slower when busy.
