@@ -3,8 +3,9 @@
 Built from MNIST's t10k files in the folder mnist-t10k of EMBEDCAL_TEST_DATA. Three fifths are
 train, in which 99.5 % have the colour of their class and some groups are empty. The tiny CLIP knows
 no digits: methods that lean on its texts stay at chance, 20 %, and the table is evidence about
-software with many classes and groups, not about the methods. With ``--rows 10000`` everything is
-to end within five minutes on two quiet cores.
+software with many classes and groups, not about the methods. They are fitted as a grid, side by
+side in a process a core. With ``--rows 10000`` everything is to end within five minutes on two
+quiet cores; ``--settings`` adds what ``embedcal demo --all`` has of other settings of some methods.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import os
 import tempfile
 import time
-import traceback
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -27,7 +28,10 @@ from rich.table import Table
 from embedcal.cache import open_cache
 from embedcal.caching import cache
 from embedcal.datasets.options import ReadOptions
-from embedcal.demo import KINDS, Row, every_entry, fit_entry
+from embedcal.datasets.places import data_dir
+from embedcal.demo import KINDS, Entry, Row, every_entry, fit_entry
+from embedcal.fitting import configure
+from embedcal.grids import Setting, grid
 from embedcal.tables import percent
 from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
@@ -39,7 +43,7 @@ ALL_ROWS, TARGET = 10_000, 300.0  # seconds in all, with one head seed, on two q
 class Compared:
     """A row a method in the order of what it reads, and by label why others did not end.
 
-    ``took`` has the seconds of each method by label: its first runs, training, selection, storing.
+    ``took`` has the seconds of each method by label: its stage runs not among them.
     """
 
     rows: list[Row]
@@ -47,22 +51,38 @@ class Compared:
     took: dict[str, float]
 
 
-def compare(path: Path, seeds: int, console: Console) -> Compared:
-    """Fit every method that applies, and say after each how long it took."""
-    rows, failed, took = [], {}, {}
+def entries_of(*, settings: bool) -> list[Entry]:
+    """Every method that is installed once, and with ``settings`` the other settings too."""
+    every = every_entry("digits")
+    first = {entry.method: entry for entry in reversed(every)}
+    return [entry for entry in every if settings or entry is first[entry.method]]
+
+
+def compare(path: Path, entries: Sequence[Entry], seeds: int) -> Compared:
+    """Fit every entry that the cache can serve, and summarise over head seeds."""
+    rows: list[Row] = []
+    failed: dict[str, str] = {}
+    took: dict[str, float] = {}
     with open_cache(path) as opened:
         on = Workbench(opened)
-        for entry in every_entry("digits"):
-            start = time.perf_counter()
+        served = []
+        for entry in entries:
             try:
-                rows.append(fit_entry(on, entry, range(seeds)))
+                on.task(configure(entry.method, entry.options).resolve(on.offer))
+                served.append(entry)
             except EmbedcalError as error:
                 failed[entry.label] = str(error)
-            except Exception:  # a bug of ours: its traceback is printed, and the others go on
-                failed[entry.label] = traceback.format_exc()
-            took[entry.label] = time.perf_counter() - start
-            told = f"{took[entry.label]:.1f} s" + (", failed" if entry.label in failed else "")
-            console.print(f"{entry.label}: {told}", highlight=False, soft_wrap=True)
+        runs = data_dir() / "runs" / path.stem  # where a single fit looks too
+        asked = [Setting(method=entry.method, options=entry.options) for entry in served]
+        engine = "processes"
+        done = grid(asked, opened, seeds=seeds, select="val.mean", out=runs, engine=engine)
+        reasons = {done.settings[one["id"]].label: one["reason"] for one in done.failed}
+        for entry, setting in zip(served, asked, strict=True):
+            if setting.label in reasons:
+                failed[entry.label] = reasons[setting.label]
+                continue
+            rows.append(fit_entry(on, entry, range(seeds)))
+            took[entry.label] = rows[-1].seconds * seeds
     rows.sort(key=lambda row: KINDS.index(row.kind))
     return Compared(rows=rows, failed=failed, took=took)
 
@@ -71,8 +91,10 @@ def summary(seconds: float, cached: float, took: dict[str, float], target: float
     """Where the seconds went, and whether there were few enough of them."""
     first = sorted(took, key=lambda label: -took[label])[:3]
     longest = ", ".join(f"{label} {took[label]:.0f} s" for label in first)
-    told = f"in all {seconds:.0f} s: pictures and cache {cached:.0f} s, methods "
-    told += f"{sum(took.values()):.0f} s, of which {longest}"
+    told = (
+        f"in all {seconds:.0f} s: pictures and cache {cached:.0f} s, then {len(took)} methods side "
+    )
+    told += f"by side, whose own seconds add up to {sum(took.values()):.0f}, of which {longest}"
     if target is None:
         return told
     reached = "reached" if seconds <= target else "missed"
@@ -100,6 +122,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder of MNIST's files")
     parser.add_argument("--rows", type=int, default=2000, help="rows in all; 10000 is every one")
     parser.add_argument("--seeds", type=int, default=1, help="head seeds a method")
+    parser.add_argument("--settings", action="store_true", help="other settings of methods too")
     parser.add_argument("--home", type=Path, help="keep pictures, cache and runs in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
     given = parser.parse_args()
@@ -114,13 +137,14 @@ def main() -> None:
         read = ReadOptions(rows=given.rows)
         report = cache("colored-mnist", root=root, backbone="tiny", read=read)
         cached = time.perf_counter() - start
-        found = compare(report.path, given.seeds, console)
+        found = compare(report.path, entries_of(settings=given.settings), given.seeds)
     seconds = time.perf_counter() - start
     title = f"Colored MNIST 5 x 5, {given.rows} rows, {given.seeds} head seeds"
     console.print(table(found.rows, title))
     for label, reason in found.failed.items():
         console.print(f"did not end: {label}: {reason}", highlight=False, soft_wrap=True)
-    target = TARGET if given.rows == ALL_ROWS and given.seeds == 1 else None
+    whole = given.rows == ALL_ROWS and given.seeds == 1 and not given.settings
+    target = TARGET if whole else None
     told = summary(seconds, cached, found.took, target)
     console.print(told, highlight=False, soft_wrap=True)
     if given.json is not None:

@@ -73,7 +73,8 @@ def bootstrap(
     # One pass over all statistics side by side: (draws, k) -> (2, k).
     columns = np.concatenate([drawn[name].reshape(draws, -1) for name in estimate], axis=1)
     cuts = np.cumsum([drawn[name][0].size for name in estimate])[:-1]
-    tails = np.split(np.quantile(columns, [TAIL, 1 - TAIL], axis=0), cuts, axis=1)
+    quantiles = np.quantile(np.ascontiguousarray(columns.T), [TAIL, 1 - TAIL], axis=1)
+    tails = np.split(quantiles, cuts, axis=1)
     ends = {
         name: _ends(name, estimate[name], np.asarray(drawn[name].mean(axis=0)), tail.reshape(2, -1))
         for name, tail in zip(estimate, tails, strict=True)
@@ -95,18 +96,19 @@ def resample(
     """Hits of each cell in each draw, in the shape that ``statistics`` reads.
 
     Images that the same runs got right are exchangeable, so a draw needs one gamma variate for
-    each pattern of right and wrong and not one for each image: with one run, three instead of
+    each pattern of right and wrong and not one for each image: with one run, two instead of
     thousands. The distribution is the same, since sums of Dirichlet weights are Dirichlet.
     """
     rng = np.random.default_rng(seed)
     runs = correct.shape[0]
     sizes = cells.sizes.reshape(-1)
     hits = np.zeros((draws, runs, sizes.size))
-    always_never = np.stack([np.ones(runs), np.zeros(runs)])
+    never_always = np.stack([np.zeros(runs, bool), np.ones(runs, bool)])
     for cell in np.flatnonzero(sizes):
-        patterns, counts = patterns_of(correct[:, cells.cell == cell])
-        rows = np.concatenate([patterns, always_never])  # (p + 2, r)
-        shape = np.concatenate([counts, [PSEUDO, PSEUDO]])
+        images = correct[:, cells.cell == cell]
+        rows, counts = patterns_of(np.concatenate([never_always.T, images], axis=1))  # (p, r)
+        shape = counts.astype(float)
+        shape[[0, -1]] -= 1 - PSEUDO  # the pseudo images are the first pattern and the last
         weights = rng.standard_gamma(shape, size=(draws, len(shape)))
         weights /= weights.sum(axis=1, keepdims=True)
         hits[:, :, cell] = (weights @ rows) * sizes[cell]

@@ -20,7 +20,7 @@ def save_head(head: Head, path: Path) -> None:
     """Write a head as safetensors; the file appears whole or not at all."""
     metadata = {"format": FORMAT, "head": head.name, "config": json.dumps(head.config)}
     part = path.with_name(path.name + ".part")
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in head.state_dict().items()}
+    tensors = {k: v.detach().cpu().contiguous() for k, v in head.state_dict().items()}
     save_file(tensors, part, metadata=metadata)
     part.replace(path)
 

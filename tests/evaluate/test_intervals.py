@@ -32,7 +32,7 @@ def test_patterns_are_drawn_as_images_are():
     a[5] = -1
     cells = strata(y, a, 2, 2, COUNTS)
     correct = runs((0.8, 0.5, 0.7, 0.9), (30, 12, 9, 25), 3)
-    draws = 10_000
+    draws = 30_000
     rng = np.random.default_rng(1)
     slow = np.zeros((draws, 3, 2, 3))
     for c in range(2):
@@ -92,7 +92,7 @@ def test_means_over_many_small_groups_stay_centred():
     correct = np.arange(24 * 28) % 28 > 0
     found = bootstrap(correct[None], strata(group // 12, group % 12, 2, 12, range(1, 25)))
     for low, high in (found.group_mean, found.train_weighted, found.mean, found.class_mean):
-        assert (low + high) / 2 == pytest.approx(27 / 28, abs=0.002)
+        assert (low + high) / 2 == pytest.approx(27 / 28, abs=0.003)
 
 
 def test_runs_share_the_images():
