@@ -172,11 +172,11 @@ def table(
                 seeds = range(1 if method == "zeroshot" else heads)
                 try:
                     own = [fit_on(at.on, method, options, seed=s, select=select) for s in seeds]
-                except EmbedcalError as error:  # a method may refuse a world as small as this
+                    looked = [look(run, at) for run in own]
+                except EmbedcalError as error:  # a world as small as this, or a head without maps
                     print(f"left out: {label}: {error}", file=sys.stderr)
                     chosen = [entry for entry in chosen if entry[0] != label]
                     continue
-                looked = [look(run, at) for run in own]
                 runs[label] += own
                 seen[label].append(
                     Seen(**{name: _mean_of(looked, name) for name in vars(looked[0])})

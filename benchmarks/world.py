@@ -4,7 +4,8 @@ Each world seed draws new scenes; each head seed trains anew. The bar says what 
 zero-shot right on average and wrong on its worst group, plain training not much better, methods
 that know the groups repairing it, and those that infer them repairing much of it. ``--set all``
 shows every method, ``--set variants`` what papers and released code say side by side, ``--set
-cfr`` what CFR's open choices do.
+cfr`` what CFR's open choices do. ``--set all --write`` puts its table between its marks in
+docs/explanation/every-method.md.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -25,6 +27,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from rich.console import Console
 from rich.table import Table
 
+PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "every-method.md"
 Options = Mapping[str, Any]
 
 
@@ -128,6 +131,35 @@ def _every() -> Iterator[Entry]:
         select = entry.select or "val.worst_group"
         label = f"{entry.label}, {select}"
         yield Entry(label=label, method=entry.method, select=select, options=(entry.options,))
+
+
+def every_method(found: Mapping[str, Mean]) -> str:
+    """The table of ``--set all`` as Markdown, in the order of what is read."""
+    from embedcal.demo import KINDS, every_entry, kind_of
+    from embedcal.evaluate import rule
+    from embedcal.fitting import configure
+    from embedcal.methods.base import Solver
+
+    rows = []
+    for entry in every_entry():
+        select = entry.select or "val.worst_group"
+        method, row = configure(entry.method, entry.options), found[f"{entry.label}, {select}"]
+        chosen = method.selection if isinstance(method, Solver) else select
+        kind = kind_of(method, rule(select))
+        cells = (
+            kind,
+            f"`{entry.label}`",
+            chosen,
+            f"{row.worst_group:.1f} ± {row.worst_group_std:.1f}",
+            f"{row.train_weighted:.1f} ± {row.train_weighted_std:.1f}",
+            " / ".join(f"{group:.0f}" for group in row.groups),
+            f"{row.seconds:.1f}",
+        )
+        rows.append((KINDS.index(kind), f"| {' | '.join(cells)} |"))
+    heads = ("reads", "method", "epoch by", "worst group", "train-weighted", "groups", "s")
+    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    rows.sort(key=lambda row: row[0])  # of one budget in the order of the demo
+    return "\n".join([*lines, *(row for _, row in rows)])
 
 
 SETS: dict[str, Callable[[], Iterable[Entry]]] = {
@@ -275,7 +307,10 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=5894, help="pictures a world")
     parser.add_argument("--home", type=Path, help="keep worlds, caches and runs in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
+    parser.add_argument("--write", action="store_true", help=f"of all: its table into {PAGE.name}")
     given = parser.parse_args()
+    if given.write and given.set != "all":
+        parser.error("--write is for --set all")
     keep = nullcontext(str(given.home)) if given.home else tempfile.TemporaryDirectory()
     console = Console(width=None if Console().is_terminal else 120)
     results: list[Result] = []
@@ -290,6 +325,10 @@ def main() -> None:
     overall = means(results)
     console.print(table(f"all {len(given.worlds)} worlds", overall))
     bars["all"] = _print_bar(console, overall)
+    if given.write:
+        marks = re.compile(r"(<!-- all-table -->\n).*?(<!-- /all-table -->)", re.DOTALL)
+        text = every_method(overall)
+        PAGE.write_text(marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", PAGE.read_text()))
     if given.json is not None:
         document = {
             "worlds": given.worlds,

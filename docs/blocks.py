@@ -75,7 +75,7 @@ def steps(page: str) -> list[Step]:
 
 def _commands(body: str, start: int, line: int, skip: str) -> Iterator[Step]:
     for part in re.finditer(r"^\$ (.*\n(?:> .*\n)*)((?:(?!\$ ).*\n)*)", body, re.MULTILINE):
-        command = part[1].replace("\n> ", "\n").strip()
+        command = part[1].replace("\\\n> ", "").replace("\n> ", "\n").strip()
         reasons = (why for word, why in LEFT_OUT.items() if command.startswith(word))
         yield Step(
             kind="command",

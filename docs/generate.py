@@ -14,6 +14,7 @@ import io
 import re
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -126,12 +127,25 @@ def api_page() -> str:
         if name == "__version__":
             continue
         value = getattr(embedcal, name)
-        if inspect.ismodule(value):  # embedcal.cache: the package that can be called
-            from embedcal.caching import cache as value
+        if inspect.ismodule(value):  # a package that can be called
+            value = CALLED[name]()
         parts += [f"## embedcal.{name}", *_entry(f"embedcal.{name}", value)]
     return page(parts)
 
 
+def _cache() -> Any:
+    from embedcal.caching import cache
+
+    return cache
+
+
+def _evaluate() -> Any:
+    from embedcal.evaluate import evaluate_labels
+
+    return evaluate_labels
+
+
+CALLED = {"cache": _cache, "evaluate": _evaluate}
 API_INTRODUCTION = """\
 Everything here is in the package's own name: `import embedcal`. Names are loaded when first used,
 so the import costs next to nothing. `embedcal.__version__` is the version. Values are frozen.
@@ -139,7 +153,10 @@ What you can mend raises `embedcal.EmbedcalError` with one line."""
 
 
 def _entry(name: str, value: Any) -> list[str]:
-    found = [prose(inspect.getdoc(value) or "")]
+    text, _, example = (inspect.getdoc(value) or "").partition("\nExample:\n")
+    found = [prose(text)]
+    if example:
+        found.append(fence(textwrap.dedent(example), "pycon"))
     if isinstance(value, type) and issubclass(value, Exception):
         return found
     found = [fence(_signature(name, value), "python"), *found]

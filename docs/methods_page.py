@@ -63,7 +63,7 @@ def _resolved(cls: Any, **given: Any) -> Any:
 
     offer = Offer(
         levels=frozenset({"tokens", "pooled", "embedding"}),
-        banks=frozenset({"class", "attribute", "context"}),
+        banks=frozenset({"class", "attribute", "context", "group", "pairs"}),
         projection=True,
         attributes=True,
         attnpool=True,

@@ -32,20 +32,27 @@ if TYPE_CHECKING:
     from embedcal.detecting import detect as detect
     from embedcal.encoders.load import load_encoder as load_encoder
     from embedcal.errors import EmbedcalError as EmbedcalError
+    from embedcal.evaluate import evaluate_labels as evaluate  # noqa: F401
     from embedcal.explaining import aiou as aiou
     from embedcal.explaining import explain as explain
+    from embedcal.exporting import export as export
     from embedcal.fitting import fit as fit
+    from embedcal.framing import results as results
     from embedcal.grids import Setting as Setting
     from embedcal.grids import grid as grid
     from embedcal.grids import merge as merge
     from embedcal.interchange import export_features as export_features
     from embedcal.interchange import import_from as import_from
+    from embedcal.leading import leaderboard as leaderboard
     from embedcal.obtaining import obtain as obtain
+    from embedcal.predicting import calibrate as calibrate
+    from embedcal.predicting import predict as predict
     from embedcal.repairing import repair as repair
     from embedcal.reporting import report as report
     from embedcal.reproducing.running import reproduce as reproduce
     from embedcal.runs import Run as Run
     from embedcal.studies import study as study
+    from embedcal.tracking import track as track
 
 # Public name -> (module, name there).
 _HOMES = {
@@ -58,25 +65,32 @@ _HOMES = {
     "Setting": ("embedcal.grids", "Setting"),
     "aiou": ("embedcal.explaining", "aiou"),
     "cache": ("embedcal", "cache"),
+    "calibrate": ("embedcal.predicting", "calibrate"),
     "check": ("embedcal.checking", "check"),
     "compare": ("embedcal.comparing", "compare"),
     "detect": ("embedcal.detecting", "detect"),
+    "evaluate": ("embedcal", "evaluate"),
     "explain": ("embedcal.explaining", "explain"),
+    "export": ("embedcal.exporting", "export"),
     "export_features": ("embedcal.interchange", "export_features"),
     "fit": ("embedcal.fitting", "fit"),
     "grid": ("embedcal.grids", "grid"),
     "import_features": ("embedcal.cache", "import_features"),
     "import_from": ("embedcal.interchange", "import_from"),
-    "merge": ("embedcal.grids", "merge"),
+    "leaderboard": ("embedcal.leading", "leaderboard"),
     "load_encoder": ("embedcal.encoders.load", "load_encoder"),
+    "merge": ("embedcal.grids", "merge"),
     "obtain": ("embedcal.obtaining", "obtain"),
     "open": ("embedcal.cache", "open_cache"),
+    "predict": ("embedcal.predicting", "predict"),
     "read_manifest": ("embedcal.datasets", "read_manifest"),
     "repair": ("embedcal.repairing", "repair"),
     "report": ("embedcal.reporting", "report"),
     "reproduce": ("embedcal.reproducing.running", "reproduce"),
+    "results": ("embedcal.framing", "results"),
     "sensitivity": ("embedcal.comparing", "sensitivity"),
     "study": ("embedcal.studies", "study"),
+    "track": ("embedcal.tracking", "track"),
     "verify": ("embedcal.cache.sharding", "verify_any"),
 }
 
@@ -86,9 +100,9 @@ __all__ = [*_HOMES, "__version__"]
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "cache":  # the package, which can be called: see embedcal/cache/__init__.py
-        return import_module("embedcal.cache")
     home, there = _HOMES[name]
+    if home == __name__:  # a package that can be called: see embedcal/cache/__init__.py
+        return import_module(f"{__name__}.{name}")
     value = getattr(import_module(home), there)
     globals()[name] = value
     return value

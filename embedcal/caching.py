@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedcal.datasets.places import data_dir, last_cache, remember_last_cache
 from embedcal.types import EmbedcalError
@@ -30,6 +31,7 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     root: str | Path | None = None,
     out: str | Path | None = None,
     templates: str = "openai",
+    pairs: str | Path | Mapping[str, Any] | None = None,
     read: ReadOptions | None = None,
     build: BuildOptions | None = None,
     shard: str | None = None,
@@ -53,6 +55,8 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         out: the file; by default one named by its content in the user's data directory.
         templates: ``openai`` (the 80), ``simple``, ``photo2``, or a file with one per line; of a
             JSON file of several lists the one under the data set's name, or ``FILE#KEY``.
+        pairs: concept pairs, from a TOML file or a mapping: two prompts each, by role (``reject``,
+            ``accept``, ``equal``); by default those of a named data set, ``none`` for none.
         read: how the source is read: columns, class names, prompts, descriptions, crop.
         build: what is kept, batch size, threads, what an unreadable image does.
         shard: ``"2/5"`` builds that part of the rows, for ``embedcal merge``.
@@ -66,16 +70,30 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
 
     Raises:
         EmbedcalError: for anything that the user can mend.
+
+    Example:
+        >>> import embedcal
+        >>> read = embedcal.ReadOptions(rows=240)
+        >>> report = embedcal.cache("birds", read=read, templates="simple", out="small.h5")
+        >>> report.path.name, report.rows, report.skipped
+        ('small.h5', 240, ())
+        >>> embedcal.cache("birds", read=read, templates="simple", out="small.h5").reused
+        True
     """
     from embedcal.cache import BuildOptions, build_cache
     from embedcal.cache.sharding import part_of
+    from embedcal.datasets.options import ReadOptions
+    from embedcal.datasets.prompts import pairs_for
     from embedcal.datasets.read import read_manifest
     from embedcal.encoders.load import load_encoder
     from embedcal.encoders.templates import choose, load
 
     part = part_of(shard) if shard is not None else None
+    asked = read or ReadOptions()
     listed = load(templates)  # before anything that takes time
-    manifest = read_manifest(source, root=root, options=read)
+    renamed = asked.classes is not None or asked.attributes is not None
+    concepts = pairs_for(pairs, str(source), renamed=renamed)
+    manifest = read_manifest(source, root=root, options=asked)
     lines = choose(listed, templates, manifest.name)
     encoder = load_encoder(
         backbone or ("tiny" if str(source) in EMBEDDED else "RN50"),
@@ -84,8 +102,13 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         runtime=runtime,
         device=_device(device, runtime),
     )
+    if pairs is None and not encoder.meta.has_text:
+        concepts = None  # nobody asked for them, so nobody has to be told
     options = replace(
-        build or BuildOptions(), templates=lines, out=Path(out) if out is not None else None
+        build or BuildOptions(),
+        templates=lines,
+        pairs=concepts,
+        out=Path(out) if out is not None else None,
     )
     missed = _explain(manifest, encoder, options) if explain_miss else ()
     report = build_cache(

@@ -59,6 +59,12 @@ def check(
     version of the rows, the counts of every split, and ``sample`` images, drawn evenly over the
     rows, which are decoded. Nothing is encoded or changed. The first thing that makes the rest
     meaningless ends it. Raises EmbedcalError for a name that is none.
+
+    Example:
+        >>> import embedcal
+        >>> found = embedcal.check("birds", options=embedcal.ReadOptions(rows=240), sample=4)
+        >>> found.name, len(found.findings) > 0
+        ('birds', True)
     """
     from embedcal.datasets.named import benchmark_names
 

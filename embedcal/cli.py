@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+import traceback
 from typing import Annotated, Any
 
 import typer
@@ -17,23 +18,30 @@ from embedcal.commands import (
     annotating,
     caches,
     datasets,
+    doctor,
+    exporting,
     features,
     grids,
+    leaderboard,
     mapping,
+    predicting,
     reporting,
     runs,
     seeing,
     studies,
+    tracking,
     verifying,
 )
 from embedcal.commands.by_method import CONTEXT, in_order
-from embedcal.commands.shared import say
+from embedcal.commands.shared import Quiet, Verbose, listen, say
 from embedcal.errors import EmbedcalError
+from embedcal.volume import Volume, set_volume, volume
 
 ORDER = (
-    "demo", "cache", "fit", "grid", "compare", "sensitivity", "report", "study", "reproduce",
-    "detect", "annotate", "explain", "map", "info", "verify", "repair", "methods", "datasets",
-    "merge", "import-features", "export-features",
+    "demo", "cache", "fit", "grid", "compare", "leaderboard", "sensitivity", "report", "study",
+    "reproduce", "detect", "annotate", "explain", "map", "calibrate", "predict", "export", "track",
+    "info", "verify", "repair", "methods", "datasets", "merge", "import-features",
+    "export-features", "doctor",
 )  # fmt: skip
 app = typer.Typer(
     name="embedcal",
@@ -52,9 +60,12 @@ def main() -> None:
     """Run the command line; every mistake of the user's ends in one line and status 2."""
     from typer.exceptions import TyperException
 
+    set_volume(Volume.NORMAL)
     try:
         status = app(standalone_mode=False, prog_name="embedcal")
     except EmbedcalError as error:
+        if volume() is Volume.VERBOSE:
+            traceback.print_exc()
         status = _fail(str(error))
     except TyperException as error:
         status = _usage(error)
@@ -72,7 +83,10 @@ def main() -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
+    listen(quiet=quiet, verbose=verbose)
     if version:
         from embedcal import __version__
 
@@ -99,8 +113,8 @@ def _usage(error: Any) -> int:
 
 
 GROUPS = (
-    runs, caches, features, datasets, grids, studies, seeing, annotating, mapping,
-    reporting, verifying,
+    runs, caches, features, datasets, grids, leaderboard, studies, seeing, annotating, mapping,
+    reporting, predicting, exporting, tracking, verifying, doctor,
 )  # fmt: skip
 for group in GROUPS:
     group.register(app)

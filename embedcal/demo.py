@@ -12,6 +12,8 @@ import numpy as np
 
 from embedcal.cache import open_cache
 from embedcal.caching import cache
+from embedcal.comparing.budgets import EXTRA, kind
+from embedcal.comparing.budgets import KINDS as KINDS
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
@@ -72,26 +74,10 @@ DIGITS = (
 # What can be shown without a download, and how many pictures it has.
 DATASETS = {"birds": 5894, "digits": 1797}
 
-# What a method reads, the rule that selects its epoch included, from nothing to everything.
-KINDS = (
-    "nothing",
-    "class labels",
-    "class labels and attribute names",
-    "groups of validation images",
-    "groups of training images",
-)
-
 
 def kind_of(method: Method, select: Rule) -> str:
-    """Which of ``KINDS`` a method under a rule is."""
-    reads = labels_of(method) | (frozenset() if isinstance(method, Solver) else select.needs)
-    if reads & {"train.g", "train.a"}:
-        return KINDS[4]
-    if any(need.endswith((".g", ".a")) for need in reads):
-        return KINDS[3]
-    if "text.attribute" in reads:
-        return KINDS[2]
-    return KINDS[1] if any(need.endswith(".y") for need in reads) else KINDS[0]
+    """Which of ``KINDS`` a method is, the rule that selects its epoch included."""
+    return kind(labels_of(method) | (frozenset() if isinstance(method, Solver) else select.needs))
 
 
 def every_entry(dataset: str = "birds") -> tuple[Entry, ...]:
@@ -129,15 +115,6 @@ def _over_digits(method: str, options: Mapping[str, Any]) -> Entry:
         return Entry(method=method, options=given, select="val.mean")
     pooled = {"features": "pooled"} if "pooled" in choices.get("features", ()) else {}
     return Entry(method=method, options={**pooled, **options}, select="val.mean")
-
-
-EXTRA: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("spurious", {"vs_weight": 1.0, "ls_weight": 0.0}),
-    ("cfr", {"calibration": "erm"}),
-    ("cfr", {"calibration": "none"}),
-    ("dfr", {"variant": "train"}),
-    ("dfr", {"balance": "class"}),
-)
 
 
 @dataclass(frozen=True, kw_only=True)

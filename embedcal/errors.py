@@ -8,6 +8,14 @@ class EmbedcalError(Exception):
 
     The message is one line: what was expected, what was found, what to do. The command line
     prints it without a traceback and exits with status 2.
+
+    Example:
+        >>> import embedcal
+        >>> try:
+        ...     embedcal.open("nothing.h5")
+        ... except embedcal.EmbedcalError as error:
+        ...     print(error)
+        expected a readable cache file, found No such file ... for nothing.h5: check the path
     """
 
 

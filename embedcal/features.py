@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from embedcal.cache import FeatureCache
-from embedcal.types import FloatArray, IntArray
+from embedcal.streaming import size, whole
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Level
 
 
 class Features(Protocol):
@@ -48,30 +50,62 @@ class Resident:
 
 
 @dataclass(frozen=True)
-class StoredTokens:
-    """The tokens of some rows, left in the file; indexing by positions (m,) reads those."""
+class StoredRows:
+    """Features of some rows, left in the file; indexing by positions (m,) reads those, as float32.
+
+    ``by_blocks`` says that training shuffles them as ``embedcal.streaming`` does, since there are
+    more of them than memory holds. Tokens are large enough to be drawn from anywhere.
+    """
 
     cache: FeatureCache
+    level: Level
     rows: IntArray  # (n,) positions in the cache
+    by_blocks: bool = False
 
     def __len__(self) -> int:
         return len(self.rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.cache.meta.shapes["tokens"])
+        return (len(self.rows), *self.cache.meta.shapes[self.level])
+
+    @property
+    def nbytes_whole(self) -> int:
+        """Bytes that all of them would take in memory."""
+        return whole(len(self), self.shape[1:])
 
     def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice) or index.dtype == bool:
-            return StoredTokens(self.cache, self.rows[index])
-        return self.cache.tokens(self.rows[index])
+        some = isinstance(index, np.ndarray) and index.dtype == bool
+        if some or isinstance(index, slice):
+            return replace(self, rows=self.rows[index])
+        return self.cache.take(self.level, self.rows[index])
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self._not_whole()
+
+    def __array__(self, *_: Any, **__: Any) -> FloatArray:  # what NumPy asks for
+        raise self._not_whole()
+
+    def __dlpack__(self, *_: Any, **__: Any) -> Any:  # and torch, of which device first
+        raise self._not_whole()
+
+    def __dlpack_device__(self) -> Any:
+        raise self._not_whole()
+
+    def _not_whole(self) -> EmbedcalError:
+        mend = "raise --memory, or take" if self.by_blocks else "take"
+        return EmbedcalError(
+            f"expected room for {size(self.nbytes_whole)} of {self.level} features, which are read "
+            f"as one array here, found them left in the file: {mend} a method that reads batches, "
+            "such as erm"
+        )
 
 
 @dataclass(frozen=True)
 class Streamed:
     """Rows that stay in the file; memory holds no more than what is taken at once."""
 
-    x: StoredTokens
+    x: StoredRows
     device: str
 
     def __len__(self) -> int:
@@ -89,9 +123,9 @@ class Streamed:
         return torch.from_numpy(self.x[index.cpu().numpy()]).to(self.device)
 
 
-def features(x: FloatArray | StoredTokens, device: str) -> Features:
+def features(x: FloatArray | StoredRows, device: str) -> Features:
     """What a split's ``x`` is, made ready for a device."""
-    if isinstance(x, StoredTokens):
+    if isinstance(x, StoredRows):
         return Streamed(x, device)
     with warnings.catch_warnings():
         # Features that other processes share cannot be written to; nobody does.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,19 +14,30 @@ from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.methods import find
-from embedcal.records import JUDGED, Fitted, by_rule, chosen, identity, selection_of
+from embedcal.records import (
+    JUDGED,
+    Fitted,
+    by_rule,
+    chosen,
+    identity,
+    in_environments,
+    judged_by,
+    selection_of,
+)
 from embedcal.runs import Run, claim, load_run, reselect, run_id, store
 from embedcal.scored import log
+from embedcal.streaming import how, limit
 from embedcal.types import EmbedcalError, Task
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
+    from embedcal.environments import Environments
     from embedcal.methods.base import Method, Stage
 
 REVISION = 1  # of this engine; raised when results change for equal options
 
 
-def fit(
+def fit(  # noqa: PLR0913 - a public function has the options that it has
     method: str,
     cache: FeatureCache,
     *,
@@ -35,6 +46,7 @@ def fit(
     attribute: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    memory: str | int | None = None,
     **options: Any,
 ) -> Run:
     """Fit one method over a cache and store the run.
@@ -44,12 +56,16 @@ def fit(
         cache: an open cache.
         seed: decides everything random, through one generator.
         select: a rule of ``embedcal.evaluate``; by default ``val.worst_group`` where any row of
-            val is in a group, else ``val.worst_class``. ``oracle.worst_group`` looks at test.
+            val is in a group, else ``val.worst_class``. ``val.env`` fits a probe first, and a run
+            that was finished without it once more; ``oracle.worst_group`` looks at test.
         attribute: the one that makes the groups, or several for the product of their values, in
             any order; all of the cache's by default. One that was annotated beside the cache is
             used if it is named.
         out: folder of runs; by default one of the cache's own under the user's data directory.
         device: where the head is trained; ``auto`` is the accelerator where there is one.
+        memory: bytes, or a text such as ``"2GB"``, that the features of a level may take; more than
+            that stays in the file and is shuffled by blocks (``embedcal.streaming``). By default
+            half of the machine's memory.
         options: the method's own, ``variant`` among them.
 
     Returns:
@@ -58,8 +74,15 @@ def fit(
 
     Raises:
         EmbedcalError: for an unknown method or option, or when the cache lacks what is needed.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     run = embedcal.fit("dfr", cache, seed=0, halves=1, refits=2)
+        >>> run.record["labels_used"], run.record["selection"]
+        (['val.g', 'val.y'], 'own.worst_group')
     """
-    on = Workbench(cache, attribute)
+    on = Workbench(cache, attribute, limit(memory))
     return fit_on(on, method, options, seed=seed, select=select, out=out, device=device)
 
 
@@ -94,11 +117,19 @@ class Place:
     engine: str = "sequential"
 
     def finished(self, method: Method, wanted: Rule) -> Run | None:
-        """The run of these options if it is there and kept a head for the rule."""
+        """The run of these options if it is there, kept a head for the rule and met it."""
         check_rule(wanted, self.on)
         done = load_run(self.folder(method))
         kept = done.record.get("rules", {}) if done else {}
-        return done if selection_of(method, wanted) in kept else None
+        entry = kept.get(selection_of(method, wanted))
+        return done if entry is not None and judged_by(wanted, entry) else None
+
+    def rules(self, method: Method, wanted: Rule) -> tuple[Rule, ...]:
+        """The rules to keep a head for; what was asked for on demand before is not lost."""
+        from embedcal.keep import rules_for
+
+        done = load_run(self.folder(method))
+        return rules_for(self.on, RULES, wanted, done.record.get("rules", {}) if done else {})
 
     def folder(self, method: Method) -> Path:
         return self.runs / self.id(method)
@@ -116,6 +147,10 @@ class Place:
             "seed": self.seed,
             "revision": [method.revision, REVISION],
         }
+        if streams(
+            method, self.on
+        ):  # absent where features are in memory, as they were in old runs
+            identity["streamed"] = how()
         if self.on.inferred:  # absent where labels are the cache's own, which its digest covers
             identity["inferred"] = self.on.inferred
         if method.stage is not None:
@@ -148,6 +183,34 @@ def task_of(method: Method, place: Place) -> Task:
     x = place.on.split("train", first.level).x[place.on.seen(method)]
     logits = predict(head, features(x, device))
     return replace(task, stage=Staged(head=head, logits=logits.cpu()))
+
+
+def streams(method: Method, on: Workbench) -> bool:
+    """Whether a run draws its batches from the file, and so in another order than from memory."""
+    from embedcal.methods.base import Gradient
+
+    return isinstance(method, Gradient) and on.streams(method.level)
+
+
+def environments_of(rules: Iterable[Rule], place: Place) -> Environments | None:
+    """Environments of validation if one of the rules asks for them, by a probe that is fitted once.
+
+    The probe's run lies in a folder of its own below the runs: whoever asks for it holds the claim
+    on a run, which might be the probe's twin.
+    """
+    if not any(each.environments for each in rules):
+        return None
+    from embedcal.environments import FOLDER, PROBE, SEED, infer
+
+    if place.engine == "ray":  # a node has no folder to share the probe by
+        raise EmbedcalError(
+            "expected --engine sequential, processes or batched for the rule 'val.env', found ray: "
+            "its probe is fitted once, beside the runs"
+        )
+    at = replace(place, seed=SEED, runs=place.runs / FOLDER, engine="sequential")
+    done = run(at.first(PROBE), rule(PROBE.select), at)
+    y = done.strata("val").y
+    return infer(done.logits(PROBE.select, "val"), y, place.on.cache.n_classes, done.id)
 
 
 def check_rule(wanted: Rule, on: Workbench) -> None:
@@ -184,35 +247,73 @@ def run(method: Method, wanted: Rule, place: Place) -> Run:
 def fit_new(method: Method, wanted: Rule, place: Place) -> Run:
     """:func:`run` for a caller that holds the claim on its folder and found nothing there."""
     from embedcal.heads import torch_device
-    from embedcal.keep import Keeper, Kept, rules_for
+    from embedcal.keep import Keeper, Kept
     from embedcal.methods.base import Gradient, Solver
     from embedcal.train import train
 
+    known = judge_again(method, wanted, place)
+    if known is not None:
+        return known
     on, seed, device = place.on, place.seed, torch_device(place.device)
-    task = task_of(method, place)
+    task, rules = task_of(method, place), place.rules(method, wanted)
+    environments = environments_of(rules, place)
     start = time.perf_counter()
     if isinstance(method, Solver):
-        best = {method.selection: Kept(epoch=0, score=0.0, head=method.solve(task, seed))}
-        curve = []
+        solved = method.solved(task, seed)
+        best = {method.selection: Kept(epoch=0, score=0.0, head=solved.head)}
+        curve, marks = [], solved.marks
     else:
         assert isinstance(method, Gradient)
-        keeper = Keeper(on, method.level, rules_for(on, RULES, wanted), device)
+        keeper = Keeper(on, method.level, rules, device, environments)
         train(method, task, seed=seed, watch=keeper, device=device)
-        best, curve = keeper.best, keeper.curve
-    seconds = time.perf_counter() - start
-    fitted = Fitted(best=best, curve=curve, seconds=seconds, engine=place.engine)
+        best, curve, marks = keeper.best, keeper.curve, method.marks(task)
+    fitted = Fitted(
+        best=best,
+        curve=curve,
+        seconds=time.perf_counter() - start,
+        engine=place.engine,
+        marks=marks,
+        environments=environments,
+    )
     return finish(method, wanted, place, fitted)
+
+
+def judge_again(method: Method, wanted: Rule, place: Place) -> Run | None:
+    """A solver's finished run, judged by environments that it had not met; not solved again.
+
+    None where there is no such run. A run of many epochs has to be trained again: it kept none for
+    the rule.
+    """
+    from embedcal.methods.base import Solver
+
+    asked = wanted.environments and isinstance(method, Solver)
+    done = load_run(place.folder(method)) if asked else None
+    if done is None or selection_of(method, wanted) not in done.record.get("rules", {}):
+        return None
+    environments = environments_of([wanted], place)
+    assert environments is not None
+    logits = done.all_predictions()
+    rules = in_environments(done.record["rules"], logits, environments)
+    record = {**done.record, "rules": rules, "environments": environments.record()}
+    return reselect(done, record | chosen(method, wanted, logits, place.on, rules))
 
 
 def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
     """Predict, judge and store what was fitted."""
     from embedcal.heads import torch_device
+    from embedcal.identification import identified
     from embedcal.keep import logits_of
 
     start = time.perf_counter()
     on, folder = place.on, place.folder(method)
     logits = logits_of(fitted.best, on, method.level)
     rules = by_rule(method, fitted, logits, on)
+    more: dict[str, Any] = {}
+    if fitted.environments is not None:
+        rules = in_environments(rules, logits, fitted.environments)
+        more["environments"] = fitted.environments.record()
+    if fitted.marks is not None:
+        more["found"] = identified(fitted.marks, method, on)
     record = {
         "id": folder.name,
         "status": "done",
@@ -222,7 +323,9 @@ def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
         "stage": place.id(place.first(method.stage)) if method.stage else None,
         "rules": rules,
         "curve": list(fitted.curve),
-        **chosen(method, wanted, logits, on),
+        **({"streamed": how()} if streams(method, on) else {}),
+        **chosen(method, wanted, logits, on, rules),
+        **more,
         "seconds": round(fitted.seconds + time.perf_counter() - start, 4),
         "embedcal": __version__,
     }
@@ -238,4 +341,5 @@ def _again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:
     if done.record["selection"] == selection_of(method, wanted):
         return Run(folder=done.folder, record=done.record, reused=True)
     logits = done.all_predictions()
-    return reselect(done, {**done.record, **chosen(method, wanted, logits, on)})
+    found = chosen(method, wanted, logits, on, done.record["rules"])
+    return reselect(done, {**done.record, **found})

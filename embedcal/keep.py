@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from embedcal.features import Features
 from embedcal.heads import Head, predict
 from embedcal.types import IntArray, Level, Split
 from embedcal.workbench import Workbench
+
+if TYPE_CHECKING:
+    from embedcal.environments import Environments
 
 
 @dataclass(kw_only=True)
@@ -30,16 +34,19 @@ class Keeper:
     """Watches a training run and keeps the best head under every rule.
 
     It holds the labels that the method itself may not see. Test is read by an oracle rule only.
+    ``environments`` are for a rule that judges by them.
     """
 
     on: Workbench
     level: Level
     rules: tuple[Rule, ...]
     device: str
+    environments: Environments | None = None
     best: dict[str, Kept] = field(default_factory=dict)
     curve: list[dict[str, float]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        assert self.environments is not None or not any(rule.environments for rule in self.rules)
         splits: set[Split] = {"val", *(rule.split or "val" for rule in self.rules)}
         self._strata = {split: self.on.strata(split, self.level) for split in splits}
         self.features: dict[Split, Features] = {
@@ -69,10 +76,16 @@ class Keeper:
         point = {"epoch": epoch, "val.mean": val.mean, "val.worst_class": val.worst_class}
         if val.worst_group is not None:
             point["val.worst_group"] = val.worst_group
+        by_cell = None
+        if self.environments is not None:
+            by_cell = evaluate_strata(classes["val"], self.environments.cells)
+            point["val.worst_env"] = self.environments.worst(by_cell)
         self.curve.append(point)
         kept = None  # one copy of an epoch's head, whichever rules keep it
         for rule in self.rules:
-            score = rule.score(found[rule.split or "val"])
+            judged = by_cell if rule.environments else found[rule.split or "val"]
+            assert judged is not None
+            score = rule.score(judged)
             before = self.best.get(rule.name)
             if rule.improves(score, before.score if before else None):
                 kept = kept or head()
@@ -81,12 +94,17 @@ class Keeper:
                 )
 
 
-def rules_for(on: Workbench, rules: Iterable[Rule], wanted: Rule) -> tuple[Rule, ...]:
-    """The rules to keep a head for: all that the labels allow, an oracle only if wanted."""
+def rules_for(
+    on: Workbench, rules: Iterable[Rule], wanted: Rule, before: Collection[str] = ()
+) -> tuple[Rule, ...]:
+    """The rules to keep a head for: all that the labels allow, one on demand only if wanted.
+
+    Or if it is among ``before``, the names of those that the same run kept earlier.
+    """
     return tuple(
         rule
         for rule in rules
-        if (not rule.oracle or rule == wanted)
+        if (not rule.on_demand or rule == wanted or rule.name in before)
         and (not rule.reads_groups or on.has_groups(rule.split or "val"))
     )
 

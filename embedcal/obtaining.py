@@ -32,6 +32,14 @@ def obtain(
     By default into a folder of its own in the user's data directory. What is there and right is
     not fetched again, and what was begun is gone on with. Raises EmbedcalError with the way by
     hand where it cannot be downloaded.
+
+    Example:
+        >>> import embedcal
+        >>> try:
+        ...     embedcal.obtain("birds")
+        ... except embedcal.EmbedcalError as error:
+        ...     print(error)
+        expected a data set to download, found birds, which is made on this machine: ...
     """
     facts = benchmark(name)
     if facts.made and not facts.downloads:

@@ -1,7 +1,13 @@
-"""Progress on standard error: bars with their rates, or a grid's table while it runs."""
+"""Progress on standard error: bars with their rates, or a grid's table while it runs.
+
+Bars and tables are drawn on a terminal only, never into a file or a pipe, whatever FORCE_COLOR
+says. There a grid tells a line every half minute; with ``--verbose`` all work does, and more often.
+``--quiet`` leaves everything out.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,11 +29,22 @@ from rich.progress import (
 from rich.text import Text
 
 from embedcal.tables import console, facts, percent, shown
+from embedcal.volume import Volume, volume
 
 if TYPE_CHECKING:
     from embedcal.grids import Tally
 
-QUIET = 30.0  # seconds between lines where there is no terminal
+PATIENCE = {Volume.NORMAL: 30.0, Volume.VERBOSE: 5.0}  # seconds between lines without a terminal
+
+
+def drawable(to: Console) -> bool:
+    """Whether what moves may be drawn: a terminal that can, and not a file that is called one."""
+    return (
+        volume() is not Volume.QUIET
+        and to.is_terminal
+        and not to.is_dumb_terminal
+        and sys.stderr.isatty()  # FORCE_COLOR makes a terminal of every file
+    )
 
 
 class Rate(ProgressColumn):
@@ -38,15 +55,41 @@ class Rate(ProgressColumn):
         return Text(f"{speed:,.0f}/s" if speed else "", style="progress.data.speed")
 
 
-class Bars:
-    """One bar for each stage, made when the stage first reports."""
+class Lines:
+    """A line when a stage ends, and one now and then before: for files, with ``--verbose``."""
 
-    def __init__(self, shown: Progress) -> None:
-        self._shown = shown
+    def __init__(self, to: Console) -> None:
+        self._to = to
+        self._began: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        self._ended: set[str] = set()
+
+    def stage(self, stage: str, done: int, total: int) -> None:
+        """``stage`` has done so many of its total."""
+        now = time.monotonic()
+        began = self._began.setdefault(stage, now)
+        told = self._told.setdefault(stage, now)
+        ends = done >= total and stage not in self._ended
+        if ends or (done < total and now - told > PATIENCE[Volume.VERBOSE]):
+            self._told[stage] = now
+            self._ended |= {stage} if ends else set()
+            seconds = now - began
+            self._to.print(
+                f"{shown(stage)}: {done:,} of {total:,} in {seconds:,.1f} s", soft_wrap=True
+            )
+
+
+class Bars:
+    """One bar for each stage, made when the stage first reports; or lines, if there are any."""
+
+    def __init__(self, shown: Progress, lines: Lines | None = None) -> None:
+        self._shown, self._lines = shown, lines
         self._tasks: dict[str, object] = {}
 
     def stage(self, stage: str, done: int, total: int) -> None:
         """``stage`` has done so many of its total."""
+        if self._lines is not None:
+            self._lines.stage(stage, done, total)
         if stage not in self._tasks:
             self._tasks[stage] = self._shown.add_task(stage, total=total)
         self._shown.update(self._tasks[stage], completed=done, total=total)  # type: ignore[arg-type]
@@ -60,6 +103,7 @@ class Bars:
 def progress() -> Iterator[Bars]:
     """Bars on standard error while the block runs."""
     to = console(stderr=True)
+    draw = drawable(to)
     shown = Progress(
         TextColumn("{task.description:<8}"),
         BarColumn(bar_width=24),
@@ -68,17 +112,18 @@ def progress() -> Iterator[Bars]:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=to,
-        disable=not to.is_terminal,
+        disable=not draw,
     )
+    told = None if draw or volume() is not Volume.VERBOSE else Lines(to)
     with shown:
-        yield Bars(shown)
+        yield Bars(shown, told)
 
 
 class GridView:
     """How far a grid is: a live table on a terminal, else a line every half minute."""
 
-    def __init__(self, to: Console) -> None:
-        self._to = to
+    def __init__(self, to: Console, *, drawn: bool) -> None:
+        self._to, self._drawn = to, drawn
         self._began = self._told = time.monotonic()
         self._tally: Tally | None = None
 
@@ -86,7 +131,10 @@ class GridView:
         if self._tally is None:  # what came before, imports and planning, is no run's
             self._began = time.monotonic()
         self._tally = tally
-        if not self._to.is_terminal and time.monotonic() - self._told > QUIET:
+        patience = PATIENCE.get(volume())
+        if self._drawn or patience is None:
+            return
+        if time.monotonic() - self._told > patience:
             self._told = time.monotonic()
             line = ", ".join(f"{name} {value}" for name, value in self._facts().items())
             self._to.print(line, soft_wrap=True)
@@ -120,8 +168,9 @@ class GridView:
 def grid_view() -> Iterator[GridView]:
     """A grid's table on standard error while the block runs."""
     to = console(stderr=True)
-    view = GridView(to)
-    if not to.is_terminal:
+    draw = drawable(to)
+    view = GridView(to, drawn=draw)
+    if not draw:
         yield view
         return
     with Live(view, console=to, refresh_per_second=4, transient=True):

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedcal.environments import Environments
 from embedcal.evaluate import (
     RULES,
     Rule,
@@ -17,24 +18,31 @@ from embedcal.evaluate import (
 )
 from embedcal.keep import Kept
 from embedcal.methods import labels_of
-from embedcal.methods.base import Method, Solver
+from embedcal.methods.base import Marks, Method, Solver
 from embedcal.types import Split, TextBank
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+NAMES = ("text.attribute", "text.context", "text.group", "text.pairs")  # prompts that name what
 JUDGED: tuple[Split, ...] = ("val", "test")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """What fitting left: the best head of each rule, the validation curve, and how it was made."""
+    """What fitting left: the best head of each rule, the validation curve, and how it was made.
+
+    ``marks`` are the rows that the method took for rare, ``environments`` those that a rule was
+    asked to judge by.
+    """
 
     best: Mapping[str, Kept]
     curve: Sequence[Mapping[str, float]]
     seconds: float
     engine: str
+    marks: Marks | None = None
+    environments: Environments | None = None
 
 
 def selection_of(method: Method, wanted: Rule) -> str:
@@ -70,6 +78,9 @@ def identity(method: Method, seed: int, on: Workbench) -> dict[str, Any]:
     if "text.class" in method.needs and not reads_labels and "class" in on.cache.banks:
         bank = on.cache.text("class").first(method.n_templates)
         found["prompts"] = prompts_of(bank)
+    names = sorted(need for need in method.needs if need in NAMES)
+    if names and not reads_labels:
+        found["names"] = names
     return found
 
 
@@ -103,10 +114,33 @@ def by_rule(
     return found
 
 
-def chosen(
-    method: Method, wanted: Rule, logits: Mapping[str, Tensor], on: Workbench
+def in_environments(
+    rules: Mapping[str, Any], logits: Mapping[str, Tensor], found: Environments
 ) -> dict[str, Any]:
-    """What of a record depends on the selection rule: labels used, metrics, whether it peeks."""
+    """The entries of :func:`by_rule` with the worst environment of validation of each head."""
+    return {
+        name: {
+            **entry,
+            "val": {
+                **entry["val"],
+                "worst_env": found.accuracy(logits[f"{name}/val"].numpy().argmax(1)),
+            },
+        }
+        for name, entry in rules.items()
+    }
+
+
+def chosen(
+    method: Method,
+    wanted: Rule,
+    logits: Mapping[str, Tensor],
+    on: Workbench,
+    rules: Mapping[str, Any],
+) -> dict[str, Any]:
+    """What of a record depends on the selection rule: labels used, metrics, whether it peeks.
+
+    ``rules`` is what the run keeps under each, as :func:`by_rule` and :func:`in_environments` say.
+    """
     name = selection_of(method, wanted)
     measured: dict[str, Any] = {}
     for split in JUDGED:
@@ -115,6 +149,9 @@ def chosen(
         ends = bootstrap((outputs.argmax(1) == cells.y)[None], cells)
         measured[split] = as_dict(evaluate_strata(outputs, cells), ends)
     measured["val"]["in_sample"] = isinstance(method, Solver) and method.fits_val
+    kept = rules[name]["val"]
+    if "worst_env" in kept:
+        measured["val"]["worst_env"] = kept["worst_env"]
     return {
         "selection": name,
         "oracle": not isinstance(method, Solver) and wanted.oracle,
@@ -138,7 +175,7 @@ def _labels_used(method: Method, name: str, on: Workbench) -> list[str]:
 def kept_under(record: Mapping[str, Any], select: str) -> Mapping[str, Any] | None:
     """What a stored run keeps under a rule: its entry of ``rules``, None where it has none.
 
-    A solver has one choice, its own, which stands under every rule.
+    A solver has one choice, its own, which stands under every rule once this has judged it.
     """
     if record.get("status") != "done":
         return None
@@ -146,7 +183,12 @@ def kept_under(record: Mapping[str, Any], select: str) -> Mapping[str, Any] | No
     found: Mapping[str, Any] | None = rules.get(select)
     if found is None and not {known.name for known in RULES} & set(rules):
         found = next(iter(rules.values()))
-    return found
+    return found if found is not None and judged_by(rule(select), found) else None
+
+
+def judged_by(wanted: Rule, entry: Mapping[str, Any]) -> bool:
+    """Whether an entry of ``rules`` has the rule's score, which not every run has met."""
+    return not wanted.environments or wanted.statistic in entry["val"]
 
 
 def score_of(record: Mapping[str, Any], select: str) -> float | None:

@@ -67,6 +67,12 @@ def repair(
 
     Raises EmbedcalError where nothing can mend the file: a damaged user block or structure, changed
     labels, a missing or changed image. The cache itself is never written to.
+
+    Example:
+        >>> import embedcal
+        >>> found = embedcal.repair("birds.h5", rows=[3], out="again.h5")
+        >>> embedcal.verify(found.path).ok
+        True
     """
     path, source = Path(path), source or Source()
     found = verify(path)

@@ -34,7 +34,17 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One finished run under one selection rule. ``record`` is what its ``run.json`` holds."""
+    """One finished run under one selection rule. ``record`` is what its ``run.json`` holds.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     run = embedcal.fit("zeroshot", cache)
+        >>> run.record["labels_used"], 0 <= run.test["worst_group"] <= 1
+        ([], True)
+        >>> run.predictions()["test"].shape[1], run.head().name
+        (2, 'linear')
+    """
 
     folder: Path
     record: Mapping[str, Any]
@@ -42,6 +52,7 @@ class Run:
 
     @property
     def id(self) -> str:
+        """Twelve hex digits of all that decides the result, which name its folder."""
         return str(self.record["id"])
 
     @property

@@ -19,13 +19,14 @@ Shared = Mapping[tuple[Split, Level], Mapping[str, Any]]
 
 
 def levels_of(methods: Iterable[Method], on: Workbench) -> tuple[Level, ...]:
-    """The levels in memory that these methods read; tokens stay in the file for everyone."""
+    """The levels in memory that these methods read; what stays in the file does so for everyone."""
     found: set[str] = set()
     for method in methods:
         found |= {method.level, *(need.partition(".")[2] for need in method.needs)}
     if "tokens" in found:  # their labels come with another level
         found.add("embedding" if "embedding" in on.cache.meta.levels else "pooled")
-    return tuple(level for level in LEVELS if level in found and level != "tokens")
+    held = found - {"tokens"}
+    return tuple(level for level in LEVELS if level in held and not on.streams(level))
 
 
 def gather(on: Workbench, levels: Iterable[Level]) -> Shared:
@@ -52,8 +53,10 @@ def mapped(folder: Path) -> Shared:
     return found
 
 
-def workbench(cache: FeatureCache, attributes: Sequence[str], shared: Shared) -> Workbench:
+def workbench(
+    cache: FeatureCache, attributes: Sequence[str], shared: Shared, memory: int | None = None
+) -> Workbench:
     """A workbench that reads these arrays instead of the cache's own."""
-    on = Workbench(cache, attributes)
+    on = Workbench(cache, attributes, memory)
     on.lend({key: Examples(split=key[0], arrays=arrays) for key, arrays in shared.items()})
     return on

@@ -23,6 +23,10 @@ LEVELS: tuple[Level, ...] = ("tokens", "pooled", "embedding")
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
+Role = Literal["reject", "accept", "equal"]
+ROLES: tuple[Role, ...] = ("reject", "accept", "equal")
+Pair = tuple[int, int, Role]  # two rows of the bank of pairs, and what they are for
+
 FloatArray = npt.NDArray[np.floating[Any]]
 IntArray = npt.NDArray[np.integer[Any]]
 
@@ -88,12 +92,25 @@ class Examples:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Concept pairs: prompts (P), each once, and pairs of them, each with its role.
+
+    The two of a ``reject`` pair differ in what a classifier should not see, those of an ``accept``
+    pair in what it should, and those of an ``equal`` pair should be one to it.
+    """
+
+    prompts: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class TextBank:
     """Text features of every prompt of one bank through every template, none averaged.
 
     Where ``descriptions`` hold texts of their own for each prompt, T is their number for each, and
     there are no templates. ``pooled`` (P, T, wt) is what the text projection eats (the EOT state
-    after the last layer norm), ``embedding`` (P, T, d) what it gives, un-normalised.
+    after the last layer norm), ``embedding`` (P, T, d) what it gives, un-normalised. ``pairs`` are
+    those of the bank ``pairs``, whose prompts are encoded as they are, so that its T is 1.
     """
 
     name: str
@@ -102,6 +119,7 @@ class TextBank:
     embedding: FloatArray
     pooled: FloatArray | None = None
     descriptions: tuple[tuple[str, ...], ...] = ()
+    pairs: tuple[Pair, ...] = ()
 
     def first(self, templates: int) -> TextBank:
         """The bank with its first so many templates or descriptions; 0, or too many: all."""
@@ -114,6 +132,7 @@ class TextBank:
             embedding=self.embedding[:, :templates],
             pooled=None if self.pooled is None else self.pooled[:, :templates],
             descriptions=tuple(texts[:templates] for texts in self.descriptions),
+            pairs=self.pairs,
         )
 
 

@@ -13,7 +13,19 @@ import numpy.typing as npt
 from embedcal.annotating import labelled
 from embedcal.cache import FeatureCache
 from embedcal.evaluate import Strata, strata
-from embedcal.types import LEVELS, SPLITS, EmbedcalError, Examples, Level, Split, Task, TextBank
+from embedcal.streaming import size, whole
+from embedcal.types import (
+    LEVELS,
+    SPLITS,
+    EmbedcalError,
+    Examples,
+    IntArray,
+    Level,
+    Projection,
+    Split,
+    Task,
+    TextBank,
+)
 
 if TYPE_CHECKING:
     from embedcal.features import Features
@@ -27,11 +39,13 @@ class Workbench:
     ``attribute`` names the one whose values, with the classes, make the groups, or several, for
     the product of their values; None takes all that the cache has. One that the cache lacks, but
     that was annotated beside it, joins the cache here: see ``embedcal.annotating.labelled``. Each
-    split of a level is read once and kept, so that many runs share one copy of the features.
+    split of a level is read once and kept, so that many runs share one copy of the features. A
+    level whose features exceed ``memory`` bytes stays in the file: see ``embedcal.streaming``.
     """
 
     cache: FeatureCache
     attribute: str | Sequence[str] | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cache", labelled(self.cache, self.attribute))
@@ -76,11 +90,16 @@ class Workbench:
         return frozenset(split for split in SPLITS if self.cache.has_groups(split, self.attributes))
 
     @cached_property
+    def projection(self) -> Projection | None:
+        """The encoder's projection, read once for many runs; heads start from copies of it."""
+        return self.cache.projection()
+
+    @cached_property
     def offer(self) -> Offer:
         """What the cache has to give, for options that are ``auto``."""
         from embedcal.methods.base import Offer
 
-        projection = self.cache.projection()
+        projection = self.projection
         return Offer(
             levels=frozenset(self.cache.meta.levels),
             banks=self.banks,
@@ -122,15 +141,32 @@ class Workbench:
             self._on_device[key] = features(self.split(split, level).x, device)
         return self._on_device[key]
 
-    def _read(self, split: Split, level: Level) -> Examples:
-        if level != "tokens":
-            return self.cache.split(split, level, attribute=self.attributes)
-        from embedcal.features import StoredTokens
+    def streams(self, level: Level) -> bool:
+        """Whether a level stays in the file since all of its rows are more than memory may hold.
 
-        labelled: Level = "embedding" if "embedding" in self.cache.meta.levels else "pooled"
-        found = self.split(split, labelled)
-        tokens: Any = StoredTokens(self.cache, found.rows)
-        return Examples(split=split, arrays={**found.arrays, "x": tokens})
+        Tokens always stay there, and no run depends on it.
+        """
+        if self.memory is None or level == "tokens" or level not in self.cache.meta.levels:
+            return False
+        meta = self.cache.meta
+        return whole(meta.rows, meta.shapes[level]) > self.memory
+
+    def _read(self, split: Split, level: Level) -> Examples:
+        streams = self.streams(level)
+        if level != "tokens" and not streams:
+            return self.cache.split(split, level, attribute=self.attributes)
+        from embedcal.features import StoredRows
+
+        labels = self._labels(split)
+        x: Any = StoredRows(self.cache, level, labels["rows"], by_blocks=streams)
+        return Examples(split=split, arrays={**labels, "x": x})
+
+    def _labels(self, split: Split) -> dict[str, IntArray]:
+        """A split's labels and rows, of another level where that was lent."""
+        for (name, _), found in self._splits.items():
+            if name == split:
+                return {key: array for key, array in found.arrays.items() if key != "x"}
+        return self.cache.split_labels(split, self.attributes)
 
     @cached_property
     def _strata(self) -> dict[tuple[Split, Level], Strata]:
@@ -178,15 +214,46 @@ class Workbench:
                     f"expected {bank} prompts for {method.name}, found none in "
                     f"{cache.meta.path.name}: {mend}"
                 )
+        seen = self._seen_splits(method)
         return Task(
-            train=self._withhold(self.split("train", method.level), needs),
-            val=self._withhold(self.split("val", method.level), needs),
+            train=seen["train"],
+            val=seen["val"],
             text={bank: self._bank(bank, method) for bank in wanted},
-            projection=cache.projection() if "projection" in needs else None,
+            projection=self.projection if "projection" in needs else None,
             logit_scale=cache.logit_scale if "projection" in needs else None,
             n_classes=cache.n_classes,
             n_attributes=self.n_attributes or 1,
         )
+
+    def _seen_splits(self, method: Method) -> dict[Split, Examples]:
+        """Train and val as the method may see them; a solver has their features as arrays."""
+        from embedcal.features import StoredRows
+        from embedcal.methods.base import Solver
+
+        splits: tuple[Split, ...] = ("train", "val")
+        found = {
+            name: self._withhold(self.split(name, method.level), method.needs) for name in splits
+        }
+        if not isinstance(method, Solver):
+            return found
+        stored = {
+            (name, key): array
+            for name, examples in found.items()
+            for key, array in examples.arrays.items()
+            if isinstance(array, StoredRows) and array.by_blocks
+        }
+        room = sum(array.nbytes_whole for array in stored.values())
+        if self.memory is not None and room > self.memory:
+            read = ", ".join(f"{name}.{key}" for name, key in stored)
+            raise EmbedcalError(
+                f"expected {size(room)} of memory for {method.name}, which reads all of {read} at "
+                f"once, found a limit of {size(self.memory)}: raise --memory (in a grid with "
+                "--retry-failed), or take a method that reads batches, such as erm"
+            )
+        for (name, key), array in stored.items():
+            arrays = {**found[name].arrays, key: array[np.arange(len(array))]}
+            found[name] = replace(found[name], arrays=arrays)
+        return found
 
     def _mend(self, bank: str) -> str:
         """What to do where an inferred attribute has no prompts of a bank."""

@@ -23,7 +23,17 @@ DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 FRONT = [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 RUN = sorted([*DOCS.glob("tutorials/*.md"), *DOCS.glob("how-to/*.md")])
-ALSO_RUN = [DOCS / "reference" / "encoders.md", DOCS / "explanation" / "embedded-world.md"]
+RUN_TOO = (
+    "architecture",
+    "comparing",
+    "embedded-world",
+    "methods-that-train-nothing",
+    "scale",
+    "without-group-labels",
+)
+ALSO_RUN = [DOCS / "reference" / "encoders.md"] + [
+    DOCS / "explanation" / f"{page}.md" for page in RUN_TOO
+]
 NEEDS_FILES = [DOCS / "reference" / "cache-format.md", DOCS / "reference" / "runs.md"]
 
 sys.path.insert(0, str(DOCS))  # the scripts that make the pages lie beside them

@@ -13,7 +13,7 @@ import torch
 from embedcal.cache import BuildOptions, FeatureCache, open_cache
 from embedcal.caching import cache
 from embedcal.datasets.options import ReadOptions
-from embedcal.features import Resident, StoredTokens, Streamed, features
+from embedcal.features import Resident, StoredRows, Streamed, features
 from embedcal.fitting import configure, fit
 from embedcal.methods.base import Gradient
 from embedcal.train import train
@@ -34,7 +34,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_stored_tokens_index_like_the_array_that_they_stand_for(tokens: Path) -> None:
     with open_cache(tokens) as opened:
         rows = opened.split("val", "embedding").rows
-        whole, stored = opened.tokens(rows), StoredTokens(opened, rows)
+        whole, stored = opened.tokens(rows), StoredRows(opened, "tokens", rows)
         assert len(stored) == len(rows)
         assert stored.shape == whole.shape
         some = np.array([3, 0, 3, len(rows) - 1])
@@ -54,13 +54,13 @@ def test_training_reads_no_more_than_a_batch_at_once(
     tokens: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    read = FeatureCache.tokens
+    read = FeatureCache.take
 
-    def counted(self: FeatureCache, rows: Any) -> Any:
+    def counted(self: FeatureCache, level: Any, rows: Any) -> Any:
         asked.append(len(rows))
-        return read(self, rows)
+        return read(self, level, rows)
 
-    monkeypatch.setattr(FeatureCache, "tokens", counted)
+    monkeypatch.setattr(FeatureCache, "take", counted)
     monkeypatch.setattr("embedcal.heads.prediction.ELEMENTS", 16 * 4 * 512)
     with open_cache(tokens) as opened:
         fit("erm", opened, head="attnpool", epochs=2, batch_size=16, out=tmp_path)

@@ -121,10 +121,11 @@ def test_what_people_see(described: Path, birds: Path, tmp_path: Path) -> None:
         "fit", "zeroshot", "--cache", str(birds), *out
     )
     shown = run("info", str(described))
-    assert "attribute (2), context (2) x 7 templates; class (2) x 3 descriptions" in shown
+    assert "attribute (2), context (2), group (4) x 7 templates; class (2) x 3 desc" in shown
     assert "templates     the first is 'itap of a {}.'" in shown
     record = json.loads(run("info", str(described), "--json"))
-    assert record["descriptions"] == {"class": list(TEXTS.values())}
+    assert record["descriptions"]["class"] == list(TEXTS.values())
+    assert record["banks"]["pairs"]  # the data set's own
     assert len(record["template_texts"]) == record["templates"] == 7
 
 

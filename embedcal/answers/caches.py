@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Group, RenderableType
 
+from embedcal.cache.format import PAIRS
 from embedcal.tables import facts, group_table, plain_table, shown
 from embedcal.types import SPLITS
 
@@ -164,7 +165,9 @@ def info_record(cache: FeatureCache) -> dict[str, Any]:
         "descriptions": {
             bank: [list(texts) for texts in each]
             for bank, each in meta.ingredients.descriptions.items()
+            if bank != PAIRS
         },
+        "pairs": [list(pair) for pair in meta.ingredients.pairs],
         "warnings": list(meta.warnings),
         "identity": meta.identity,
         "fingerprint": meta.fingerprint,
@@ -214,9 +217,10 @@ def _text_facts(record: dict[str, Any]) -> dict[str, object]:
     """The banks with what they are encoded through, and the first text of each kind."""
     described, templates = record["descriptions"], record["template_texts"]
     banks = {name: f"{name} ({len(prompts)})" for name, prompts in record["banks"].items()}
-    plain = ", ".join(banks[name] for name in banks if name not in described)
+    plain = ", ".join(banks[name] for name in banks if name not in (*described, PAIRS))
     parts = [f"{plain} x {len(templates)} templates"] if plain else []
     parts += [f"{banks[name]} x {len(each[0])} descriptions" for name, each in described.items()]
+    parts += [f"{len(record['pairs'])} concept pairs"] if record["pairs"] else []
     found: dict[str, object] = {"text": shown("; ".join(parts) or "none")}
     if templates:
         found["templates"] = shown(f"the first is '{templates[0]}'")

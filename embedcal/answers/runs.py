@@ -31,9 +31,11 @@ def run_report(run: Run, group_names: Sequence[str]) -> RenderableType:
         "run": f"{run.id} ({done})",
         "method": f"{record['method']} ({record['variant']}), {record['head']} head, seed "
         f"{record['seed']}",
-        "labels": labels_used(record["labels_used"]),
+        "labels": labels_used(record["labels_used"]) + (" (names)" if "names" in record else ""),
         **prompt_facts(record.get("prompts")),
         "selection": record["selection"] + (f", epoch {epoch}" if epoch else ""),
+        **environment_facts(record),
+        **found_facts(record.get("found"), group_names),
         "folder": str(run.folder),
     }
     return Group(facts(pairs), run_table(record, group_names))
@@ -50,6 +52,41 @@ def prompt_facts(prompts: Mapping[str, Any] | None) -> dict[str, object]:
     if texts is None:
         texts, kind, each = prompts["descriptions"][0], "descriptions", " for each"
     return found | {kind: shown(f"{len(texts)}{each}, the first '{texts[0]}'")}
+
+
+def environment_facts(record: Mapping[str, Any]) -> dict[str, object]:
+    """A line on the cells that ``val.env`` judged by; nothing where it was not asked for."""
+    found = record.get("environments")
+    if found is None:
+        return {}
+    whole = set(found["joined"])
+    cells = (
+        f"{a:,}+{b:,}" + (" (judged whole)" if c in whole else "")
+        for c, (a, b) in enumerate(found["sizes"])
+    )
+    worst = record["val"].get("worst_env")
+    line = f"val rows by class: {', '.join(cells)}; worst_env {percent(worst)} %"
+    if worst == 0 and record["selection"] == "val.env":
+        line += " in every epoch, so the first was kept: choose by val.worst_class"
+    return {"environments": line}
+
+
+def found_facts(found: Mapping[str, Any] | None, group_names: Sequence[str]) -> dict[str, object]:
+    """Two lines on the rows that a method took for rare; nothing for one that looks for none."""
+    if found is None:
+        return {}
+    what = f"{found['marked']:,} of {found['among']:,} {found['split']} rows taken for rare"
+    if "rare" not in found:
+        return {"found": what}
+    if not found["rare"]:
+        return {"found": f"{what}; none of them is in a rare group"}
+    names = ", ".join(group_names[g] for g in found["rare_groups"])
+    shares = {key: percent(found[key]) for key in ("recall", "precision", "share")}
+    return {
+        "found": f"{what}: {shares['recall']} % of the rare ones; {shares['precision']} % of it is "
+        f"rare, {shares['share']} % of all",
+        "rare": shown(f"{names} ({found['rare']:,} rows)"),
+    }
 
 
 def methods_record() -> dict[str, Any]:

@@ -31,11 +31,12 @@ from embedcal.cache.encoding import (
     Clock,
     Progress,
     encode_images,
+    levels_of,
     unreadable,
     worker_count,
 )
 from embedcal.cache.extending import Extension, Weaver, extension, same_text
-from embedcal.cache.format import OK, SHARD
+from embedcal.cache.format import OK, PAIRS, SHARD
 from embedcal.cache.identity import Identity, explain_miss, file_name
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.sharding import (
@@ -54,7 +55,7 @@ from embedcal.cache.writer import CacheWriter, whole_batches
 from embedcal.datasets.manifest import Manifest
 from embedcal.datasets.places import data_dir
 from embedcal.encoders.base import Encoder
-from embedcal.types import LEVELS, EmbedcalError
+from embedcal.types import EmbedcalError
 
 log = logging.getLogger(__name__)
 
@@ -63,10 +64,14 @@ log = logging.getLogger(__name__)
 class BuildReport:
     """What was done. ``seconds`` by stage: hash, text, decode, encode, write, total.
 
-    ``decode`` is the threads' time over their number; ``limiting`` names the stage that the others
-    waited for. ``skipped`` lists (id, path, reason) of unreadable rows of the whole cache.
-    ``resumed`` counts rows that an earlier, interrupted call had written, ``copied`` rows taken
-    from the cache that was extended. ``shard`` is (i, n) where the file is shard i of n.
+    ``decode`` is the threads' time over their number; ``limiting`` the stage that others waited
+    for; ``skipped`` (id, path, reason) of unreadable rows; ``resumed`` counts rows of an earlier,
+    interrupted call, ``copied`` those of an extended cache; ``shard`` (i, n): shard i of n.
+
+    Example:
+        >>> import embedcal
+        >>> embedcal.cache("birds", read=embedcal.ReadOptions(rows=240), out="new.h5").encoded
+        240
     """
 
     path: Path
@@ -110,10 +115,9 @@ def build_cache(
     features are copied and nothing is encoded. An interrupted build goes on where it stopped. An
     image that cannot be read keeps its row (status 1, zeros) unless ``on_error`` is "raise".
     ``shard`` builds one part of the rows, for ``join_shards``. ``extend`` is an older cache of
-    this encoder: rows with the same image bytes are copied from it, and only the others encoded.
-    They are then other batches than in a fresh build, which moves their last bits.
-    Raises ``EmbedcalError`` for a full disk, another writer, a file that changes meanwhile,
-    non-finite features, or an ``out`` that holds something else.
+    this encoder: rows with the same image bytes are copied from it, and only the others encoded,
+    in other batches than in a fresh build, which moves their last bits. ``EmbedcalError`` for a
+    full disk, another writer, files that change, non-finite features, another thing at ``out``.
     """
     options = options or BuildOptions()
     progress = progress or _silent
@@ -133,7 +137,7 @@ def build_cache(
     else:
         labels = shard_labels(whole, identity, shard, span)
         target = shard_target(whole, identity, shard, span, options.out)
-    notes = (*_notes(manifest, encoder), *moved)
+    notes = (*_notes(manifest, encoder, options), *moved)
     report = partial(_report, clock=clock, options=options)
     with CacheWriter(target) as writer, ExitStack() as opened:
         relatives = [opened.enter_context(cache) for cache in _relatives(target, identity)]
@@ -184,9 +188,13 @@ def _identity(
     manifest: Manifest, encoder: Encoder, options: BuildOptions, progress: Progress
 ) -> Identity:
     meta = encoder.meta
-    levels, crop = _levels(encoder, options), crop_for(manifest, meta)
+    levels, crop = levels_of(encoder, options), crop_for(manifest, meta)
     prompts = {bank: given for bank, given in manifest.prompts.items() if given and meta.has_text}
     descriptions = {bank: each for bank, each in manifest.descriptions.items() if bank in prompts}
+    pairs = options.pairs if meta.has_text else None
+    if pairs is not None:
+        prompts[PAIRS] = pairs.prompts
+        descriptions[PAIRS] = tuple((text,) for text in pairs.prompts)  # encoded as they are
     templates = options.templates if prompts.keys() - descriptions.keys() else ()
     for template in templates:
         if "{}" not in template:
@@ -213,10 +221,11 @@ def _identity(
         prompts=prompts,
         rows=rows,
         descriptions=descriptions,
+        pairs=() if pairs is None else pairs.pairs,
     )
 
 
-def _notes(manifest: Manifest, encoder: Encoder) -> tuple[str, ...]:
+def _notes(manifest: Manifest, encoder: Encoder, options: BuildOptions) -> tuple[str, ...]:
     """What is done, or left undone, because the encoder has no text tower."""
     meta, notes = encoder.meta, []
     crop = crop_for(manifest, meta)
@@ -227,19 +236,9 @@ def _notes(manifest: Manifest, encoder: Encoder) -> tuple[str, ...]:
         )
     if manifest.descriptions and not meta.has_text:
         notes.append(f"descriptions are left out: {meta.name} has no text tower")
+    if options.pairs is not None and not meta.has_text:
+        notes.append(f"concept pairs are left out: {meta.name} has no text tower")
     return tuple(notes)
-
-
-def _levels(encoder: Encoder, options: BuildOptions) -> dict[str, str]:
-    shapes = encoder.meta.shapes
-    if "embedding" not in shapes or (options.tokens and "tokens" not in shapes):
-        missing = "tokens" if "embedding" in shapes else "embedding"
-        raise EmbedcalError(
-            f"expected an encoder that gives {missing}, found {', '.join(shapes) or 'nothing'} "
-            f"from {encoder.meta.name}: choose another encoder or leave {missing} out"
-        )
-    kept = [level for level in LEVELS if level in shapes and (level != "tokens" or options.tokens)]
-    return {level: options.store_tokens if level == "tokens" else options.store for level in kept}
 
 
 def cache_target(

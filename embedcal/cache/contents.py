@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.format import REASON_BYTES, SHARD, escape_name
+from embedcal.cache.format import PAIR_ROLES, PAIR_ROWS, REASON_BYTES, SHARD, escape_name
 from embedcal.cache.identity import Identity, fingerprint
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.skeleton import Contents
 from embedcal.datasets.manifest import Manifest
 from embedcal.encoders.base import Encoder, EncoderMeta
-from embedcal.types import EmbedcalError, FloatArray, Projection
+from embedcal.types import ROLES, EmbedcalError, FloatArray, Pair, Projection
 
 Arrays = dict[str, npt.NDArray[Any]]
 _TEXT_BATCH = 256  # prompts encoded together
@@ -114,7 +114,7 @@ def text_arrays(
 
 
 def prompt_arrays(identity: Identity) -> Arrays:
-    """Templates, prompts and descriptions without their features."""
+    """Templates, prompts, descriptions and pairs without their features."""
     arrays: Arrays = {}
     if identity.templates:
         arrays["/templates"] = text_array(identity.templates, "templates")
@@ -124,7 +124,17 @@ def prompt_arrays(identity: Identity) -> Arrays:
         if bank in identity.descriptions:
             described = text_array(_texts(identity, bank), "descriptions")
             arrays[f"{path}/text"] = described.reshape(len(prompts), -1)
-    return arrays
+    return arrays | pair_arrays(identity.pairs)
+
+
+def pair_arrays(pairs: Sequence[Pair]) -> Arrays:
+    """Concept pairs as two arrays: the rows of each, and its role by number."""
+    if not pairs:
+        return {}
+    return {
+        PAIR_ROWS: np.array([pair[:2] for pair in pairs], "<i4"),
+        PAIR_ROLES: np.array([ROLES.index(role) for _, _, role in pairs], "|u1"),
+    }
 
 
 def _texts(identity: Identity, bank: str) -> list[str]:

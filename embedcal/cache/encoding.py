@@ -22,7 +22,7 @@ from embedcal.cache.reading import ChangedFileError, PixelBatch, read_batches
 from embedcal.cache.writer import CacheWriter
 from embedcal.datasets.manifest import Manifest
 from embedcal.encoders.base import Encoder
-from embedcal.types import EmbedcalError, FloatArray, Level
+from embedcal.types import LEVELS, EmbedcalError, FloatArray, Level, Pairs
 
 StoreType = Literal["float32", "float16"]
 Progress = Callable[[str, int, int], None]  # stage, done, total
@@ -34,7 +34,16 @@ class BuildOptions:
 
     ``out`` is a file or an existing folder; None stands for the user's data folder. ``store`` is
     the type of pooled and embedding, ``store_tokens`` that of tokens. ``workers`` None: one thread
-    a core. ``rehash`` does not trust the table of known digests.
+    a core. ``pairs`` are concept pairs, which become a text bank of their own. ``rehash`` does not
+    trust the table of known digests.
+
+    Example:
+        >>> import embedcal
+        >>> half = embedcal.BuildOptions(store="float16", batch_size=32)
+        >>> report = embedcal.cache("birds", read=embedcal.ReadOptions(rows=240), build=half)
+        >>> with embedcal.open(report.path) as cache:
+        ...     cache.meta.levels["embedding"], cache.read().dtype
+        ('float16', dtype('float32'))
     """
 
     out: Path | None = None
@@ -45,7 +54,21 @@ class BuildOptions:
     workers: int | None = None
     on_error: Literal["skip", "raise"] = "skip"
     templates: tuple[str, ...] = ("a photo of a {}.",)
+    pairs: Pairs | None = None
     rehash: bool = False
+
+
+def levels_of(encoder: Encoder, options: BuildOptions) -> dict[str, str]:
+    """Each level that is stored and its type; EmbedcalError where the encoder lacks one."""
+    shapes = encoder.meta.shapes
+    if "embedding" not in shapes or (options.tokens and "tokens" not in shapes):
+        missing = "tokens" if "embedding" in shapes else "embedding"
+        raise EmbedcalError(
+            f"expected an encoder that gives {missing}, found {', '.join(shapes) or 'nothing'} "
+            f"from {encoder.meta.name}: choose another encoder or leave {missing} out"
+        )
+    kept = [level for level in LEVELS if level in shapes and (level != "tokens" or options.tokens)]
+    return {level: options.store_tokens if level == "tokens" else options.store for level in kept}
 
 
 class Clock:

@@ -56,6 +56,7 @@ def extension(old: FeatureCache, identity: Identity) -> Extension:
         templates=theirs.templates,
         prompts=theirs.prompts,
         descriptions=theirs.descriptions,
+        pairs=theirs.pairs,
     )
     levels = {level: kind for level, kind in theirs.levels.items() if level in identity.levels}
     if differences := explain_miss(alike, replace(theirs, levels=levels)):
@@ -75,10 +76,9 @@ def extension(old: FeatureCache, identity: Identity) -> Extension:
 def same_text(old: FeatureCache, identity: Identity) -> bool:
     """Whether the text features of an older cache, of the same encoder, are those wanted."""
     theirs = old.meta.ingredients
-    return (theirs.templates, dict(theirs.prompts), dict(theirs.descriptions)) == (
-        identity.templates,
-        dict(identity.prompts),
-        dict(identity.descriptions),
+    return all(
+        getattr(theirs, name) == getattr(identity, name)
+        for name in ("templates", "prompts", "descriptions", "pairs")
     )
 
 

@@ -1,4 +1,4 @@
-"""Format 1 of the cache file: the schema as data, and the 512 bytes that stand before it.
+"""Format 2 of the cache file: the schema as data, and the 512 bytes that stand before it.
 
 A cache is an HDF5 file behind a user block of 512 bytes. The user block names the format, says
 whether the file is complete, and holds the length and SHA-256 of everything behind it, so that
@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 from embedcal.types import EmbedcalError
 
 FORMAT = "embedcal-cache"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # what is written; older ones are read
 USER_BLOCK = 512  # bytes; the smallest that HDF5 allows
 REASON_BYTES = 96  # room for why an image could not be read, UTF-8, cut at a character
 
@@ -28,6 +28,8 @@ UNREADABLE = 1
 
 TEXT = "text"  # fixed-length UTF-8, padded with NUL
 SHARD = "/shard/"  # below it a shard says what it is a part of
+PAIRS = "pairs"  # the bank whose prompts belong together two by two
+PAIR_ROWS, PAIR_ROLES = f"/text/{PAIRS}/rows", f"/text/{PAIRS}/role"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,8 @@ class Entry:
 
     ``<name>`` in a path stands for a name that the data brings. Equal letters in shapes are equal
     numbers throughout the file, except those of ``LOCAL``, which belong to one ``<name>``, and
-    those of ``DESCRIBED``, which do so in a bank that has ``/text/<name>/text``.
+    those of ``DESCRIBED``, which do so in a bank that has ``/text/<name>/text``. A file of a format
+    before ``since`` has none.
     """
 
     path: str
@@ -44,6 +47,7 @@ class Entry:
     shape: str
     required: bool
     meaning: str
+    since: int = 1
 
     @property
     def per_row(self) -> bool:
@@ -59,13 +63,22 @@ LOCAL = frozenset("PA")  # prompts of one bank, values of one attribute
 DESCRIBED = LOCAL | {"T"}  # a bank with texts of its own has as many a prompt as it likes
 
 
-def _entry(path: str, dtypes: str, shape: str, need: Literal["MUST", "MAY"], meaning: str) -> Entry:
+def _entry(
+    path: str,
+    dtypes: str,
+    shape: str,
+    need: Literal["MUST", "MAY"],
+    meaning: str,
+    *,
+    since: int = 1,
+) -> Entry:
     return Entry(
         path=path,
         dtypes=tuple(dtypes.split()),
         shape=shape,
         required=need == "MUST",
         meaning=meaning,
+        since=since,
     )
 
 
@@ -93,6 +106,8 @@ ENTRIES: tuple[Entry, ...] = (
     _entry("/text/<name>/text", "text", "P T", "MAY", "texts in place of prompt and template"),
     _entry("/text/<name>/pooled", "<f4", "P T V", "MAY", "what the text projection eats"),
     _entry("/text/<name>/embedding", "<f4", "P T D", "MAY", "joint space, none averaged"),
+    _entry(PAIR_ROWS, "<i4", "R 2", "MAY", "concept pairs: two prompts of that bank", since=2),
+    _entry(PAIR_ROLES, "|u1", "R", "MAY", "0 reject, 1 accept, 2 equal", since=2),
     _entry("/projection/image_weight", "<f4", "D W", "MAY", "embedding = pooled @ weight.T + bias"),
     _entry("/projection/image_bias", "<f4", "D", "MAY", "bias of the image projection"),
     _entry("/projection/text_weight", "<f4", "D V", "MAY", "embedding = pooled @ weight.T"),
@@ -120,7 +135,7 @@ ATTRIBUTES: tuple[RootAttribute, ...] = tuple(
     RootAttribute(name=name, kind=kind, meaning=meaning)  # type: ignore[arg-type]
     for name, kind, meaning in (
         ("format", "text", "the words embedcal-cache"),
-        ("format_version", "int", "1"),
+        ("format_version", "int", "that of the user block"),
         ("dataset", "text", "name of the data set"),
         ("encoder", "text", "the encoder's name"),
         ("weights", "text", "pretrained tag, file name or random:SEED"),
@@ -198,7 +213,8 @@ class Head:
     """What the user block says. ``length`` and ``sha256`` are of everything behind it.
 
     While a file is being built, ``sha256`` covers everything but the per-row arrays, which have
-    checksums of their own: a resumed build trusts nothing that it has not checked.
+    checksums of their own: a resumed build trusts nothing that it has not checked. ``version`` is
+    the format's, in the line above the rest.
     """
 
     state: Literal["building", "complete"]
@@ -207,10 +223,12 @@ class Head:
     identity: str
     fingerprint: str
     created: str  # UTC, ISO 8601; it stands here so that equal contents are equal bytes behind
+    version: int = FORMAT_VERSION
 
     def render(self) -> bytes:
         """The 512 bytes: a line naming the format, JSON, a digest of both, zeros."""
-        body = f"{FORMAT} {FORMAT_VERSION}\n{canonical(asdict(self))}\n".encode()
+        fields = asdict(self)
+        body = f"{FORMAT} {fields.pop('version')}\n{canonical(fields)}\n".encode()
         block = body + hashlib.sha256(body).hexdigest().encode() + b"\n"
         assert len(block) <= USER_BLOCK
         return block.ljust(USER_BLOCK, b"\0")
@@ -229,9 +247,9 @@ def parse_head(block: bytes, where: str) -> Head:
             f"expected a cache written by embedcal, found another kind of file in {where}: "
             "name a cache, or make one with 'embedcal cache'"
         )
-    if int(version) != FORMAT_VERSION:
+    if not 1 <= int(version) <= FORMAT_VERSION:
         raise EmbedcalError(
-            f"expected cache format {FORMAT_VERSION}, found format {int(version)} in {where}: "
+            f"expected cache format 1 to {FORMAT_VERSION}, found format {int(version)} in {where}: "
             "use a newer embedcal, or make the cache again"
         )
     damaged = EmbedcalError(
@@ -239,7 +257,7 @@ def parse_head(block: bytes, where: str) -> Head:
         f"{where}: restore the file or make the cache again"
     )
     try:
-        head = Head(**json.loads(block.split(b"\n")[1]))
+        head = Head(**json.loads(block.split(b"\n")[1]), version=int(version))
         intact = head.render() == block
     except (ValueError, TypeError, IndexError, AssertionError, RecursionError):
         raise damaged from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.format import canonical
-from embedcal.types import IntArray
+from embedcal.types import IntArray, Pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +28,10 @@ class Identity:
     ``levels`` maps each stored level to its stored type; ``prompts`` and ``templates`` are empty
     for an image-only encoder; ``rows`` (N, 32) holds the SHA-256 of each image's bytes in row
     order, zeros where no bytes could be read. A bank in ``descriptions`` has texts of its own, as
-    many for each of its prompts, which took the place of prompt and template. The library's
-    version and the batch size are recorded beside it, not in it: they move features by rounding.
+    many for each of its prompts, which took the place of prompt and template. ``pairs`` are rows of
+    the bank of that name with their roles: they move no feature, but say what its prompts are, as
+    the order of the others does. The library's version and the batch size are recorded beside it,
+    not in it: they move features by rounding.
     """
 
     encoder: str
@@ -41,6 +43,7 @@ class Identity:
     prompts: Mapping[str, tuple[str, ...]]
     rows: npt.NDArray[np.uint8]
     descriptions: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """The identity as JSON-able values, the rows by their count and one digest of all."""
@@ -61,6 +64,8 @@ class Identity:
             document["descriptions"] = {
                 bank: [list(texts) for texts in each] for bank, each in self.descriptions.items()
             }
+        if self.pairs:
+            document["pairs"] = [list(pair) for pair in self.pairs]
         return document
 
     @property
@@ -134,6 +139,7 @@ def explain_miss(wanted: Identity, found: Identity) -> list[str]:
             tuple(chain.from_iterable(each.descriptions.get(bank, ()))) for each in (wanted, found)
         )
         lines += _differing_list(f"descriptions of bank '{bank}'", mine, theirs)
+    lines += _differing_list("concept pairs", wanted.pairs, found.pairs)
     lines += _differing_rows(wanted.rows, found.rows)
     return lines
 
@@ -146,7 +152,7 @@ def _differing_keys(what: str, wanted: Mapping[str, Any], found: Mapping[str, An
     ]
 
 
-def _differing_list(what: str, wanted: tuple[str, ...], found: tuple[str, ...]) -> list[str]:
+def _differing_list(what: str, wanted: Sequence[object], found: Sequence[object]) -> list[str]:
     if wanted == found:
         return []
     if len(wanted) != len(found):

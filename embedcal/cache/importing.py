@@ -12,8 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.build import cache_target
-from embedcal.cache.contents import Arrays, assemble, label_arrays, same_labels, text_array
-from embedcal.cache.format import REASON_BYTES, escape_name
+from embedcal.cache.contents import (
+    Arrays,
+    assemble,
+    label_arrays,
+    pair_arrays,
+    same_labels,
+    text_array,
+)
+from embedcal.cache.format import PAIRS, REASON_BYTES, escape_name
 from embedcal.cache.identity import Identity
 from embedcal.cache.view import open_cache
 from embedcal.cache.writer import CacheWriter
@@ -65,7 +72,18 @@ def import_features(
     taken through memory a block at a time, once to check and to hash them and once to write them.
     float16 features are stored as they are, all others as float32. Row digests are of the stored
     bytes of each row, so equal features are the same cache; with ``text`` its bytes count too.
-    Non-finite features are refused.
+    EmbedcalError for features that are not finite, and for labels that do not fit.
+
+    Example:
+        >>> import embedcal
+        >>> import numpy as np
+        >>> rng = np.random.default_rng(0)
+        >>> y, place = rng.integers(0, 2, (2, 90))
+        >>> split = np.repeat([0, 1, 2], 30)
+        >>> path = embedcal.import_features(rng.normal(size=(90, 8)), y, split, {"place": place})
+        >>> with embedcal.open(path) as cache:
+        ...     cache.group_names()
+        ('0 | 0', '0 | 1', '1 | 0', '1 | 1')
     """
     names, text = names or Names(), text or Text()
     parts = feature_parts(features)
@@ -91,6 +109,7 @@ def import_features(
         templates=_templates(text),
         prompts={bank.name: bank.prompts for bank in text.banks},
         descriptions={b.name: b.descriptions for b in text.banks if b.descriptions},
+        pairs=next((bank.pairs for bank in text.banks if bank.name == PAIRS), ()),
         rows=_row_digests(parts, dtype),
     )
     labels = label_arrays(manifest, identity)
@@ -192,6 +211,8 @@ def _text_arrays(text: Text, width: int) -> Arrays:
         if bank.descriptions:
             texts = text_array([each for own in bank.descriptions for each in own], "descriptions")
             arrays[f"{path}/text"] = texts.reshape(wanted[:2])
+        if bank.name == PAIRS:
+            arrays |= pair_arrays(bank.pairs)
     if templates:
         arrays["/templates"] = text_array(templates, "templates")
     if text.logit_scale is not None:

@@ -34,7 +34,7 @@ from embedcal.cache.format import (
     is_group,
     parse_head,
 )
-from embedcal.cache.virtual import Piece, read_pieces
+from embedcal.cache.virtual import Piece, openable, read_pieces
 from embedcal.types import EmbedcalError
 
 _MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -81,7 +81,9 @@ class StoredFile:
             ) from None
         try:
             self.head, size = _read_head(self._file.fileno(), path)
-            self.arrays, self.attributes = _read_structure(path, size, virtual=linked != "refuse")
+            self.arrays, self.attributes = _read_structure(
+                path, size, version=self.head.version, virtual=linked != "refuse"
+            )
             if not _same(self._file.fileno(), path):
                 raise EmbedcalError(
                     f"expected one file at {path}, found it replaced while it was opened: try again"
@@ -192,7 +194,7 @@ class StoredFile:
         listed = {tuple(piece.name for piece in stored.pieces) for stored in virtual.values()}
         if virtual.keys() != rows or listed != {names} or len(digests) != len(names):
             raise _refused(self.path, "/shards/name", "another list than the virtual arrays have")
-        for number, (name, wanted) in enumerate(zip(names, digests, strict=True)):
+        for number, (name, wanted) in enumerate(zip(openable(names), digests, strict=True)):
             shard = StoredFile(self.path.with_name(name), linked="refuse")
             self.shards += (shard,)
             if shard.head.state != "complete" or shard.head.sha256 != wanted:
@@ -256,7 +258,7 @@ def _read_head(fd: int, path: Path) -> tuple[Head, int]:
 
 
 def _read_structure(
-    path: Path, size: int, *, virtual: bool
+    path: Path, size: int, *, version: int, virtual: bool
 ) -> tuple[dict[str, Stored], dict[str, Any]]:
     try:
         # Complete files are never changed in place, so no lock: read-only and network disks work.
@@ -265,7 +267,7 @@ def _read_structure(
                 raise _refused(path, "/", f"a user block of {file.userblock_size} bytes")
             arrays = {
                 name: _stored(path, name, dset, size=size, virtual=virtual)
-                for name, dset in _walk(path, file.id)
+                for name, dset in _walk(path, version, file.id)
             }
             attributes = _root_attributes(path, file.id)
     except _MALFORMED as error:
@@ -274,22 +276,25 @@ def _read_structure(
             f"expected an intact HDF5 structure, found damage in {path} ({detail}): "
             "restore the file or make the cache again"
         ) from None
+    if attributes["format_version"] != version:
+        raise _refused(path, "attribute format_version", "another number than in the user block")
     _check_shapes(path, arrays)
     return arrays, attributes
 
 
 def _refused(path: Path, where: str, found: str) -> EmbedcalError:
     return EmbedcalError(
-        f"expected only what cache format 1 allows, found {found} at {where} in {path}: "
+        f"expected only what the cache format allows, found {found} at {where} in {path}: "
         "do not use this file; make the cache again"
     )
 
 
-def _walk(path: Path, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _walk(path: Path, version: int, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Every data set with its path. Links are judged before what they lead to is opened."""
     for raw in group:
         name = f"{prefix}/{raw.decode('utf-8', 'backslashreplace')}"
-        known_group, known_array = is_group(name), entry_for(name) is not None
+        known_group, found = is_group(name), entry_for(name)
+        known_array = found is not None and found[0].since <= version
         if not (known_group or known_array):
             raise _refused(path, name, "an unknown name")
         if group.links.get_info(raw).type != h5py.h5l.TYPE_HARD:
@@ -298,7 +303,7 @@ def _walk(path: Path, group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]
         if known_group and isinstance(item, h5py.h5g.GroupID):
             if h5py.h5a.get_num_attrs(item):
                 raise _refused(path, name, "attributes below the root")
-            yield from _walk(path, item, name)
+            yield from _walk(path, version, item, name)
         elif known_array and isinstance(item, h5py.h5d.DatasetID):
             yield name, item
         else:

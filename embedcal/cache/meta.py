@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from embedcal.cache.format import SHARD, unescape_name
+from embedcal.cache.format import PAIR_ROLES, PAIR_ROWS, PAIRS, SHARD, unescape_name
 from embedcal.cache.identity import Identity
 from embedcal.cache.layout import Stored, StoredFile
-from embedcal.types import LEVELS, SPLITS, EmbedcalError
+from embedcal.types import LEVELS, ROLES, SPLITS, EmbedcalError, Pair
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +127,31 @@ def read_facts(stored: StoredFile) -> CacheMeta:
                 for bank in stored.below("/text/")
                 if f"/text/{bank}/text" in arrays
             },
+            pairs=_pairs(stored, len(prompts.get(PAIRS, ()))),
         ),
+    )
+
+
+def _pairs(stored: StoredFile, n_prompts: int) -> tuple[Pair, ...]:
+    """The concept pairs of a file, checked, so that none points beside the prompts; or none."""
+    there = [path in stored.arrays for path in (PAIR_ROWS, PAIR_ROLES)]
+    if not any(there):
+        return ()
+    rows = stored.read(PAIR_ROWS) if all(there) else None
+    roles = stored.read(PAIR_ROLES) if all(there) else None
+    if (
+        rows is None
+        or roles is None
+        or rows.min() < 0
+        or rows.max() >= n_prompts
+        or roles.max() >= len(ROLES)
+    ):
+        raise EmbedcalError(
+            f"expected pairs of the {n_prompts} prompts in the bank '{PAIRS}', each with a role, "
+            f"found others in {stored.path}: do not use this file; make the cache again"
+        )
+    return tuple(
+        (i, j, ROLES[role]) for (i, j), role in zip(rows.tolist(), roles.tolist(), strict=True)
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.format import OK, unescape_name
+from embedcal.cache.format import OK, PAIRS, unescape_name
+from embedcal.cache.gathering import CHUNK, check_finite, gather
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.meta import check_labels, labels_path, read_meta
 from embedcal.types import (
@@ -28,8 +28,6 @@ from embedcal.types import (
     Split,
     TextBank,
 )
-
-_CHUNK = 1 << 18  # bytes read and checked at once: what fits into a core's own cache
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,11 +48,27 @@ class Samples:
     masks: tuple[str, ...] | None = None  # (N,) paths below the root; empty: none
 
 
+@dataclass(frozen=True, kw_only=True)
+class Labels:
+    """The numbers of the table: all that a fit reads of it, without a text for each row."""
+
+    y: IntArray  # (N,)
+    split: IntArray  # (N,)
+    status: IntArray  # (N,)
+    attributes: Mapping[str, IntArray]  # name -> (N,), -1 unknown
+
+
 def open_cache(path: str | Path) -> FeatureCache:
     """Open a finished cache, checking user block, length, names, links, types and shapes.
 
     The bytes themselves are not hashed; ``verify`` does that. Raises ``EmbedcalError`` in one
-    line for whatever format 1 does not allow.
+    line for whatever the format does not allow.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     len(cache), cache.meta.backbone, cache.read("embedding").shape
+        (600, 'tiny', (600, 128))
     """
     return FeatureCache(Path(path))
 
@@ -65,6 +79,15 @@ class FeatureCache:
     ``inferred`` maps attributes whose labels do not come from the file to the digest of these
     labels, and ``prompts`` to the text of their values, where there is one: both are empty unless
     ``with_attribute`` made the view.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     train, groups = cache.split("train"), cache.group_names()
+        >>> train.x.shape[1], len(train.x) == len(train.y) == len(train.g)
+        (128, True)
+        >>> groups[:2]
+        ('landbird | land', 'landbird | water')
     """
 
     def __init__(self, path: Path) -> None:
@@ -98,32 +121,47 @@ class FeatureCache:
         return self.meta.rows
 
     def close(self) -> None:
+        """Let go of the file; nothing can be read afterwards."""
         self.stored.close()
 
     # Facts and labels
 
     @property
     def fingerprint(self) -> str:
+        """SHA-256 of images, labels, prompts and encoding, which runs hold on to."""
         return self.meta.fingerprint
 
     @property
     def n_classes(self) -> int:
+        """Number C of classes."""
         return len(self.meta.classes)
 
     @cached_property
-    def samples(self) -> Samples:
+    def labels(self) -> Labels:
+        """Labels of all rows as numbers, without ids and paths; read once."""
         stored = self.stored
-        return Samples(
-            ids=stored.text("/samples/id"),
-            paths=stored.text("/samples/path"),
+        return Labels(
             y=stored.read("/samples/y").astype(np.int64),
             split=stored.read("/samples/split").astype(np.int64),
             status=stored.read("/samples/status").astype(np.int64),
-            reasons=stored.text("/samples/reason"),
             attributes={
                 name: stored.read(labels_path(stored, name)).astype(np.int64)
                 for name, _ in self.meta.attributes
             },
+        )
+
+    @cached_property
+    def samples(self) -> Samples:
+        """The table of rows, unreadable ones among them; read once."""
+        stored, known = self.stored, self.labels
+        return Samples(
+            ids=stored.text("/samples/id"),
+            paths=stored.text("/samples/path"),
+            y=known.y,
+            split=known.split,
+            status=known.status,
+            reasons=stored.text("/samples/reason"),
+            attributes=known.attributes,
             box=stored.read("/samples/box") if "/samples/box" in stored.arrays else None,
             masks=stored.text("/samples/mask") if "/samples/mask" in stored.arrays else None,
         )
@@ -156,7 +194,8 @@ class FeatureCache:
         order = [known for known in pairs if known not in inferred] + sorted(inferred)
         view = copy.copy(self)
         view.meta = replace(self.meta, attributes=tuple((each, pairs[each]) for each in order))
-        view.samples = replace(self.samples, attributes={**self.samples.attributes, name: given})
+        view.labels = replace(self.labels, attributes={**self.labels.attributes, name: given})
+        vars(view).pop("samples", None)  # made anew, from these labels
         view.inferred = {each: inferred[each] for each in sorted(inferred)}
         view.prompts = {**self.prompts, name: prompts} if prompts is not None else self.prompts
         return view
@@ -182,10 +221,10 @@ class FeatureCache:
 
     def has_groups(self, name: Split, attribute: str | Sequence[str] | None = None) -> bool:
         """Whether any encoded row of a split is in a group: all of its attributes are known."""
-        labels, samples = self._attribute_labels(attribute), self.samples
+        labels, known = self._attribute_labels(attribute), self.labels
         if labels is None:
             return False
-        rows = (samples.split == SPLITS.index(name)) & (samples.status == OK)
+        rows = (known.split == SPLITS.index(name)) & (known.status == OK)
         return bool((labels[rows] >= 0).any())
 
     def _selected(
@@ -198,7 +237,7 @@ class FeatureCache:
         """(N,) values of one attribute or of a product; -1 where any of them is unknown."""
         labels: IntArray | None = None
         for name, values in self._selected(attribute):
-            part = self.samples.attributes[name]
+            part = self.labels.attributes[name]
             if labels is None:
                 labels = part
             else:
@@ -219,23 +258,28 @@ class FeatureCache:
         pages = self.stored.map(path)
         out = pages if pages.dtype == np.float32 else np.empty(pages.shape, np.float32)
         flat = out.reshape(len(pages), -1)
-        step = max(1, _CHUNK // max(1, self.stored.arrays[path].row_bytes))
+        step = max(1, CHUNK // max(1, self.stored.arrays[path].row_bytes))
         for start in range(0, len(flat), step):
             block = flat[start : start + step]
             if out is not pages:
                 block[...] = pages[start : start + step].reshape(block.shape)
-            _check_finite(block, np.arange(start, start + len(block)), level)
+            check_finite(block, np.arange(start, start + len(block)), level)
         return out
 
     def tokens(self, rows: IntArray) -> npt.NDArray[np.float32]:
         """Tokens (n, L, M) of some rows in the order asked for, float32."""
+        return self.take("tokens", rows)
+
+    def take(self, level: Level, rows: IntArray) -> npt.NDArray[np.float32]:
+        """Features (n, ...) of some rows at one level, in the order asked for, float32."""
+        self._level_path(level)
         rows = np.asarray(rows)
         if rows.size and not (rows.min() >= 0 and rows.max() < self.meta.rows):
             raise EmbedcalError(
                 f"expected rows between 0 and {self.meta.rows - 1}, found {rows.min()} to "
                 f"{rows.max()}: ask for rows of this cache"
             )
-        return self._gather("tokens", rows)
+        return gather(self.stored, level, rows)
 
     def split(
         self,
@@ -249,24 +293,27 @@ class FeatureCache:
         have -1 in both. Several attributes make groups by their product: those that ``attribute``
         names, or all.
         """
+        arrays = self.split_labels(name, attribute)
+        x = self.take(level, arrays["rows"])
+        return Examples(split=name, arrays={"x": x, **arrays})
+
+    def split_labels(
+        self, name: Split, attribute: str | Sequence[str] | None = None
+    ) -> dict[str, IntArray]:
+        """All of :meth:`split` but the features, which are not read."""
         if name not in SPLITS:
             raise EmbedcalError(
                 f"expected a split among {', '.join(SPLITS)}, found '{name}': choose one of them"
             )
-        samples = self.samples
-        chosen = (samples.split == SPLITS.index(name)) & (samples.status == OK)
-        rows = np.flatnonzero(chosen)
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "x": self._gather(level, rows),
-            "y": samples.y[rows],
-            "rows": rows,
-        }
+        known = self.labels
+        rows = np.flatnonzero((known.split == SPLITS.index(name)) & (known.status == OK))
+        arrays: dict[str, IntArray] = {"y": known.y[rows], "rows": rows}
         labels = self._attribute_labels(attribute)
         if labels is not None and (labels[rows] >= 0).any():
             a = labels[rows]
             arrays["a"] = a
             arrays["g"] = np.where(a >= 0, arrays["y"] * self.n_attributes(attribute) + a, -1)
-        return Examples(split=name, arrays=arrays)
+        return arrays
 
     def _level_path(self, level: str) -> str:
         if level not in self.meta.levels:
@@ -276,21 +323,6 @@ class FeatureCache:
                 "cache that keeps it" + (" with --keep tokens" if level == "tokens" else "")
             )
         return f"/images/{level}"
-
-    def _gather(self, level: Level, rows: IntArray) -> npt.NDArray[np.float32]:
-        """Some rows through mapped pages, in the order of the file, converted block by block."""
-        pages = self.stored.map(self._level_path(level))
-        out = np.empty((len(rows), *pages.shape[1:]), np.float32)
-        flat = out.reshape(len(rows), math.prod(pages.shape[1:]))
-        source = pages.reshape(len(pages), -1)
-        step = max(1, _CHUNK // max(1, pages[:1].nbytes))
-        order = np.argsort(rows, kind="stable")
-        for start in range(0, len(rows), step):
-            places = order[start : start + step]
-            block = source.take(rows[places], axis=0).astype(np.float32, copy=False)
-            _check_finite(block, rows[places], level)
-            flat[places] = block
-        return out
 
     # Text and projection
 
@@ -318,6 +350,7 @@ class FeatureCache:
             pooled=_finite(self.stored.read(pooled), f"text bank {bank}")
             if pooled in self.stored.arrays
             else None,
+            pairs=self.meta.ingredients.pairs if bank == PAIRS else (),
         )
 
     @property
@@ -355,18 +388,3 @@ def _finite(array: FloatArray, what: str) -> FloatArray:
             f"expected finite features, found NaN or infinity in {what}: make the cache again"
         )
     return array
-
-
-def _check_finite(block: FloatArray, rows: IntArray, level: str) -> None:
-    flat = block.reshape(-1)
-    with np.errstate(all="ignore"):
-        # A sum of squares is finite only if all terms are, and costs less than looking at each.
-        if np.isfinite(np.dot(flat, flat)):
-            return
-    bad = rows[~np.isfinite(block).all(axis=1)]
-    if len(bad):
-        listed = ", ".join(str(int(row)) for row in bad[:10])
-        raise EmbedcalError(
-            f"expected finite features, found NaN or infinity at level {level} in rows {listed}"
-            f"{' and more' if len(bad) > 10 else ''}: encode them again in fp32"
-        )

@@ -50,6 +50,14 @@ def method_group(run: FitCallback, common: Callable[..., None]) -> type[TyperGro
             name = cmd_name if cmd_name.endswith(".py") else cmd_name.replace("_", "-").lower()
             return _command(methods.find(name), name, run, common)
 
+        def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+            """Names alone here too: a shell asks with every press of a key."""
+            from typer.core import CompletionItem  # type: ignore[attr-defined]
+
+            found = [name for name in self.list_commands(ctx) if name.startswith(incomplete)]
+            options = super(TyperGroup, self).shell_complete(ctx, incomplete)
+            return [*map(CompletionItem, found), *options]
+
         def format_commands(self, ctx: Any, formatter: Any) -> None:
             """Names alone: a summary of each would import torch (``embedcal methods`` has them)."""
             with formatter.section("Methods"):

@@ -46,6 +46,10 @@ def cache(
     templates: Annotated[
         str, typer.Option(help="openai (all 80), simple, FILE or FILE#KEY")
     ] = "openai",
+    pairs: Annotated[
+        str | None,
+        typer.Option(help="TOML file of concept pairs; none: without the data set's own"),
+    ] = None,
     crop: Annotated[
         str, typer.Option(help="centre crop: pixels, none; auto: the data set's for image-only")
     ] = "auto",
@@ -114,6 +118,7 @@ def cache(
             root=root,
             out=out,
             templates=templates,
+            pairs=pairs,
             read=ReadOptions(
                 columns=columns_of(columns) if columns else {},
                 classes=classes,

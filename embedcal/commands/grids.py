@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from embedcal.commands.caches import join
+from embedcal.commands.runs import Memory
 from embedcal.commands.shared import (
     SKIPPED,
     Attribute,
@@ -54,6 +55,7 @@ def grid(
     attribute: Attribute = None,
     out: Annotated[Path | None, typer.Option(help="the grid's folder; one of its own")] = None,
     device: Device = "auto",
+    memory: Memory = None,
     engine: Annotated[str, typer.Option(help="sequential, processes, batched, ray; auto")] = "auto",
     jobs: Annotated[int | None, typer.Option(help="processes at once; one a core")] = None,
     default_grid: Annotated[
@@ -84,6 +86,7 @@ def grid(
     from embedcal.grids import grid as run
     from embedcal.grids import parse, read_grid
     from embedcal.progress import grid_view
+    from embedcal.streaming import left_in_file
 
     spaces = [parse(text) for text in specs or ()]
     settled: dict[str, Any] = {"seeds": numbers(seeds)}
@@ -94,7 +97,8 @@ def grid(
     path = which_cache(cache)
     with open_cache(path) as opened:
         say(cache_line(opened.meta))
-        for line in notes(opened, attribute):
+        left = left_in_file(opened.meta.rows, opened.meta.shapes, memory)
+        for line in [*notes(opened, attribute), *left]:
             say(line)
         remember_last_cache(path)
         with grid_view() as view:
@@ -105,6 +109,7 @@ def grid(
                 attribute=attribute,
                 out=out,
                 device=device,
+                memory=memory,
                 engine=engine,
                 jobs=jobs,
                 default_grid=default_grid,

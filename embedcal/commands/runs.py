@@ -22,6 +22,11 @@ from embedcal.commands.shared import (
     selection,
 )
 
+Memory = Annotated[
+    str | None,
+    typer.Option(help="features above this stay in the file: 2GB; half of the machine's memory"),
+]
+
 
 def register(app: typer.Typer) -> None:
     """Give these commands to the app."""
@@ -61,6 +66,7 @@ def _shared(
     attribute: Attribute = None,
     out: Annotated[Path | None, typer.Option(help="folder of runs")] = None,
     device: Device = "auto",
+    memory: Memory = None,
     as_json: Json = False,
 ) -> None:
     """Options that every method has."""
@@ -72,14 +78,16 @@ def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> No
     from embedcal.answers.runs import run_record, run_report
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
-    from embedcal.datasets.places import remember_last_cache
+    from embedcal.datasets.places import remember, remember_last_cache
     from embedcal.fitting import fit as run
+    from embedcal.streaming import left_in_file
 
     select = selection(shared["select"], oracle=shared["oracle"])
     path = which_cache(shared["cache"])
     with open_cache(path) as opened:
         say(cache_line(opened.meta))
-        for line in notes(opened, shared["attribute"]):
+        left = left_in_file(opened.meta.rows, opened.meta.shapes, shared["memory"])
+        for line in [*notes(opened, shared["attribute"]), *left]:
             say(line)
         found = run(
             name,
@@ -89,10 +97,12 @@ def _fit(name: str, options: Mapping[str, Any], shared: Mapping[str, Any]) -> No
             attribute=shared["attribute"],
             out=shared["out"],
             device=shared["device"],
+            memory=shared["memory"],
             **options,
         )
         names = labelled(opened, shared["attribute"]).group_names(shared["attribute"])
     remember_last_cache(path)
+    remember("run", found.folder)
     answer(run_record(found), run_report(found, names), as_json=shared["as_json"])
 
 

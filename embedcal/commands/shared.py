@@ -4,21 +4,42 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from embedcal.commands import completing
+from embedcal.volume import Volume, set_volume, volume
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="the answer and mistakes, nothing else")]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", help="also what is done, and where a mistake was found")
+]
 Json = Annotated[bool, typer.Option("--json", help="print one JSON document, nothing else")]
 CacheFile = Annotated[
-    Path | None, typer.Option("--cache", help="the cache; by default the one used last")
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="the cache; by default the one used last",
+        autocompletion=completing.caches,
+    ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, mps; auto: an accelerator if there is one")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="cpu, cuda, mps; auto: an accelerator if there is one",
+        autocompletion=completing.devices,
+    ),
+]
 Seed = Annotated[int, typer.Option(help="decides everything random")]
 Select = Annotated[
     str | None,
-    typer.Option(help="val.worst_group, val.worst_class, val.mean, last, oracle.worst_group"),
+    typer.Option(
+        help="val.worst_group, val.worst_class, val.env, val.mean, last, oracle.worst_group",
+        autocompletion=completing.rules,
+    ),
 ]
 Oracle = Annotated[bool, typer.Option("--oracle", help="allow selection on test")]
 Attribute = Annotated[
@@ -41,10 +62,20 @@ def answer(record: Mapping[str, Any], report: Any, *, as_json: bool) -> None:
 
 
 def say(line: str) -> None:
-    """A line for people, on standard error."""
+    """A line for people, on standard error; not with ``--quiet``."""
     from embedcal.tables import show, shown
 
-    show(shown(line), stderr=True)
+    if volume() is not Volume.QUIET:
+        show(shown(line), stderr=True)
+
+
+def listen(*, quiet: bool, verbose: bool) -> None:
+    """How much this command tells on standard error."""
+    from embedcal.errors import EmbedcalError
+
+    if quiet and verbose:
+        raise EmbedcalError("expected --quiet or --verbose, found both: drop one of them")
+    set_volume(Volume.QUIET if quiet else Volume.VERBOSE if verbose else Volume.NORMAL)
 
 
 def plain(text: str) -> Any:
@@ -64,6 +95,28 @@ def selection(select: str | None, *, oracle: bool) -> str | None:
             "select by val.worst_group"
         )
     return select or ("oracle.worst_group" if oracle else None)
+
+
+def named_runs(runs: Sequence[str] | None, cache: Path | None) -> list[str | Path]:
+    """Folders as they are; ids and ``last`` as folders of runs; for none the grid used last."""
+    from embedcal.caching import which_cache
+    from embedcal.datasets.places import remembered
+    from embedcal.errors import EmbedcalError
+    from embedcal.interchange import find_run
+
+    if runs:
+        return [
+            Path(name) if Path(name).exists() else find_run(name, which_cache(cache)).folder
+            for name in runs
+        ]
+    last = remembered("grid")
+    if last is None:
+        raise EmbedcalError(
+            "expected runs, found none named and no grid before: give a folder of runs, an id, or "
+            "last, or run embedcal grid first"
+        )
+    say(f"runs {last}")
+    return [last]
 
 
 def row_numbers(text: str) -> list[int]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from embedcal.comparing.choosing import Choice, choose, mean_ranks
+from embedcal.comparing.choosing import choose, mean_ranks
 from embedcal.comparing.judging import about_groups, judged, labeller
-from embedcal.comparing.recorded import Found, Pool, collect, named, number, option, plain
+from embedcal.comparing.recorded import Found, Pool, collect, named, option, plain
+from embedcal.comparing.rows import VECTORS as VECTORS
+from embedcal.comparing.rows import Row as Row
+from embedcal.comparing.rows import rights, row_of
 from embedcal.comparing.verdicts import counted, sentence, summary
-from embedcal.evaluate import Interval, Rule, Strata, bootstrap
+from embedcal.evaluate import Rule, Strata, bootstrap
 from embedcal.evaluate.paired import Difference, holm, paired
 from embedcal.grids.results import no_garbage
 from embedcal.scored import count
@@ -30,45 +32,7 @@ from embedcal.types import EmbedcalError
 
 FACTS = ("method", "variant", "head", "dataset", "backbone")
 LEVEL = 0.05
-AVERAGED = ("worst_group", "train_weighted", "group_mean", "worst_class", "class_mean", "mean")
-VECTORS = ("groups", "classes")
 FEWEST_DRAWS, MOST_DRAWS = 2000, 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One line: the configuration chosen for it, and its mean over seeds. Fractions.
-
-    ``metrics`` are test means by name (``groups`` a list); ``values`` the compared metric of each
-    seed in ``seeds``, ``deviation`` theirs (NaN for one). ``interval`` answers for the test images
-    and is None where predictions are gone. ``validation`` is the score that chose among
-    ``configurations``; ``in_sample`` where the method fitted those rows. ``mean_rank`` is over the
-    seeds that other rows have too, 1 the best. ``failed`` runs of the row are counted whatever
-    their configuration.
-    """
-
-    label: str
-    method: str
-    variant: str
-    head: str
-    options: Mapping[str, Any]
-    chosen: Mapping[str, Any]
-    selection: str
-    oracle: bool
-    labels_used: tuple[str, ...]
-    seeds: tuple[int, ...]
-    runs: tuple[str, ...]
-    mean: float
-    values: tuple[float, ...]
-    deviation: float
-    interval: Interval | None
-    metrics: Mapping[str, Any]
-    mean_rank: float
-    configurations: int
-    validation: float
-    in_sample: bool
-    seconds: float
-    failed: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +113,13 @@ def compare(  # noqa: PLR0913 - a public function has the options that it has
 
     A difference holds where its p-value, adjusted by Holm's method, is below 0.05. EmbedcalError
     where there is nothing to compare and for names that do not exist.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.grid(["zeroshot", "erm:epochs=2"], cache, seeds=2, out="runs")
+        >>> sorted(row.label for row in embedcal.compare("runs").blocks[0].rows)
+        ['erm', 'zeroshot']
     """
     pools = [pool for pool in collect(runs) if pool.done]
     if attribute:
@@ -219,7 +190,7 @@ def _draft(pool: Pool, keys: Sequence[str], wanted: Rule, metric: str | None) ->
     ]
     choices = {row: choose(items, wanted, pool) for row, items in members.items()}
     notes += [f"{row}: {note}" for row, choice in choices.items() for note in choice.notes]
-    rows = [_row(row, choice, wanted, name) for row, choice in choices.items()]
+    rows = [row_of(row, choice, wanted, name) for row, choice in choices.items()]
     ranks = mean_ranks([dict(zip(row.seeds, row.values, strict=True)) for row in rows])
     rows = [
         replace(row, mean_rank=rank, failed=failed[row.label])
@@ -243,50 +214,11 @@ def _label(record: Mapping[str, Any], *, keys: Sequence[str]) -> str:
     return " ".join([*facts, *options]) or f"no {', '.join(keys)}"
 
 
-def _row(label: str, choice: Choice, wanted: Rule, metric: str) -> Row:
-    record, entry = choice.found[0][0].record, choice.found[0][1]
-    tests = [kept["test"] for _, kept in choice.found]
-    values = tuple(number(test.get(metric)) for test in tests)
-    means: dict[str, Any] = {
-        name: float(np.mean([number(test.get(name)) for test in tests]))
-        for name in AVERAGED
-        if name in tests[0]
-    }
-    for name in VECTORS:
-        if name in tests[0]:
-            table = [[number(value) for value in test[name]] for test in tests]
-            means[name] = tuple(np.mean(table, axis=0).tolist())
-    return Row(
-        label=label,
-        method=record["method"],
-        variant=record["variant"],
-        head=record["head"],
-        options=record["options"],
-        chosen={name: option(record, name) for name in choice.varied},
-        selection=entry["rule"],
-        oracle=wanted.oracle and entry["rule"] == wanted.name,
-        labels_used=tuple(entry["labels_used"]),
-        seeds=tuple(run.record["seed"] for run, _ in choice.found),
-        runs=tuple(run.id for run, _ in choice.found),
-        mean=float(np.mean(values)),
-        values=values,
-        deviation=float(np.std(values, ddof=1)) if len(values) > 1 else math.nan,
-        interval=None,
-        metrics=means,
-        mean_rank=math.nan,
-        configurations=choice.configurations,
-        validation=choice.score,
-        in_sample=bool(entry["val"].get("in_sample")),
-        seconds=float(np.mean([number(run.record.get("seconds")) for run, _ in choice.found])),
-        failed=0,
-    )
-
-
 def _block(draft: _Draft, baseline: str | None) -> Block:
     """Intervals and differences from the predictions of the chosen runs."""
     pool, metric, rows = draft.pool, draft.metric, list(draft.rows)
     notes = list(draft.notes)
-    correct, cells = _tested(draft)
+    correct, cells = rights(draft.behind, pool.judge)
     gone = [row.label for row in rows if row.label not in correct]
     if gone:
         notes.append(f"no intervals for {', '.join(gone)}: no predictions of these test rows")
@@ -329,30 +261,6 @@ def _block(draft: _Draft, baseline: str | None) -> Block:
         notes=tuple(notes),
         judged=pool.judge is not None,
     )
-
-
-def _tested(draft: _Draft) -> tuple[dict[str, np.ndarray], Strata | None]:
-    """Rights and wrongs (r, n) of each row whose predictions are there, and the labels."""
-    from safetensors import SafetensorError
-
-    correct: dict[str, np.ndarray] = {}
-    judge = draft.pool.judge
-    cells = None if judge is None else judge.cells
-    for row in draft.rows:
-        # Results may lie here without their predictions, or with a damaged file of them.
-        with suppress(EmbedcalError, SafetensorError, OSError, KeyError, TypeError, ValueError):
-            found = []
-            for run, entry in draft.behind[row.label]:
-                own = run.strata("test") if judge is None else judge.cells
-                cells = cells or own
-                if not np.array_equal(own.cell, cells.cell):
-                    raise EmbedcalError(
-                        f"expected one test split for all runs of a cache, found another in "
-                        f"{run.folder}: fit it again"
-                    )
-                found.append(run.logits(entry["rule"], "test").argmax(1) == own.y)
-            correct[row.label] = np.stack(found)
-    return correct, cells
 
 
 def _pairs(

@@ -137,6 +137,13 @@ def sensitivity(
     default the worst group (or class). Epochs are those that ``select`` keeps. On validation by
     default, since what is read here is used to choose values; ``split="test"`` only to report.
     EmbedcalError where fewer than three runs, or runs of one configuration only, are found.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.grid(["erm:lr=1e-4,1e-2:epochs=2"], cache, seeds=2, out="runs")
+        >>> [effect.option for effect in embedcal.sensitivity("runs").methods[0].options]
+        ['lr']
     """
     if split not in ("val", "test"):
         raise EmbedcalError(f"expected --split val or test, found '{split}'")

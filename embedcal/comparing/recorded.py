@@ -130,7 +130,7 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
     for run in known.values():
         key = (run.record["cache"]["fingerprint"], groups_of(run.record))
         parts.setdefault(key, []).append(run)
-    pools = tuple(_pool(members) for members in parts.values())
+    pools = tuple(pool_of(members) for members in parts.values())
     if not any(pool.done for pool in pools):
         failed = sum(len(pool.failed) for pool in pools)
         reason = next((run.record.get("reason") for pool in pools for run in pool.failed), None)
@@ -228,7 +228,8 @@ def _is_done(run: Run) -> bool:
     return run.record.get("status") != "failed"
 
 
-def _pool(members: Sequence[Run]) -> Pool:
+def pool_of(members: Sequence[Run]) -> Pool:
+    """Runs over one cache under one choice of attributes, finished or failed, as a pool."""
     record = members[0].record
     cache = record["cache"]
     return Pool(

@@ -32,6 +32,12 @@ class ReadOptions:
     class name to sentences, which take the place of the class prompts. ``crop`` is the side in
     pixels of a centre crop before the encoder's own preprocessing; "auto" is what the data set's
     facts say for encoders without a text tower, "none" or None is none.
+
+    Example:
+        >>> import embedcal
+        >>> options = embedcal.ReadOptions(rows=240)
+        >>> len(embedcal.read_manifest("birds", options=options).y)
+        240
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)

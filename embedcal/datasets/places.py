@@ -24,7 +24,7 @@ def data_dir() -> Path:
 
 
 def remember(what: str, path: str | Path) -> None:
-    """Remember ``path`` as the ``cache`` or the ``grid`` used last; whole or not at all."""
+    """Remember ``path`` as the ``cache``, ``grid`` or ``run`` used last; whole or not at all."""
     folder = data_dir()
     name = f"last-{what}.json"
     text = json.dumps({what: str(Path(path).expanduser().absolute())})
@@ -46,7 +46,7 @@ def remember(what: str, path: str | Path) -> None:
 
 
 def remembered(what: str) -> Path | None:
-    """The ``cache`` or ``grid`` used last, or None where there is none or it is gone."""
+    """The ``cache``, ``grid`` or ``run`` used last, or None where there is none or it is gone."""
     try:
         stored = json.loads((data_dir() / f"last-{what}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -56,6 +56,12 @@ def remembered(what: str) -> Path | None:
         return None
     path = Path(name)
     return path if path.exists() else None
+
+
+def remembered_at(what: str) -> int:
+    """When it was remembered, in ns since 1970; 0 where nothing is."""
+    path = data_dir() / f"last-{what}.json"
+    return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def remember_last_cache(path: str | Path) -> None:

@@ -1,7 +1,8 @@
-"""Prompts: one for each class, one for each attribute value, and any further bank from a file."""
+"""Prompts: one for each class, one for each attribute value, further banks and pairs from files."""
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ from typing import Any
 
 from embedcal.datasets.options import Prompts
 from embedcal.datasets.printable import printable
-from embedcal.types import EmbedcalError
+from embedcal.types import ROLES, EmbedcalError, Pair, Pairs
 
 BANKS = ("class", "attribute", "context", "group")
 FORM = '{"class": [...], "attribute": [...], "context": [...]}'
+PAIRS = Path(__file__).parent / "pairs"  # concept pairs that come with the package
+PAIRS_FORM = 'reject = [["a bird on land", "a bird on water"]]'
 
 
 def default_prompts(
@@ -132,3 +135,74 @@ def load_object(path: Path, *, what: str, form: str) -> Mapping[str, Any]:
             f"{form}"
         )
     return loaded
+
+
+def pairs_for(
+    asked: str | Path | Mapping[str, Any] | None, dataset: str, *, renamed: bool
+) -> Pairs | None:
+    """The concept pairs to cache: those asked for, else those that the package has for a data set.
+
+    ``asked`` is a TOML file or a mapping as one holds; "none": no pairs at all. ``renamed``: the
+    classes or attribute values got other names, of which the package's pairs do not speak.
+    """
+    if asked == "none":
+        return None
+    if asked is not None:
+        return read_pairs(asked)
+    own = PAIRS / f"{dataset}.toml"
+    known = dataset in {path.stem for path in PAIRS.glob("*.toml")}
+    return read_pairs(own) if known and not renamed else None
+
+
+def read_pairs(given: str | Path | Mapping[str, Any]) -> Pairs:
+    """Concept pairs from a TOML file, or a mapping: lists of two prompts each, by role.
+
+    Prompts are kept word for word, each once, in the order of their first mention; pairs come in
+    the order of the roles ``reject``, ``accept``, ``equal``. A pair that is listed twice is there
+    twice. Raises EmbedcalError for any other form, and for a file without a single pair.
+    """
+    source = "the concept pairs" if isinstance(given, Mapping) else str(given)
+    shown = printable(source, longest=300)
+    listed = given if isinstance(given, Mapping) else _load_toml(Path(given).expanduser(), shown)
+    for key in listed:
+        if key not in ROLES:
+            near = difflib.get_close_matches(str(key), ROLES, n=1)
+            guess = f": did you mean '{near[0]}'?" if near else f": write it as {PAIRS_FORM}"
+            raise EmbedcalError(
+                f"expected pairs under {', '.join(ROLES)} in {shown}, found "
+                f"'{printable(str(key))}'{guess}"
+            )
+    rows: dict[str, int] = {}
+    pairs: list[Pair] = []
+    for role in ROLES:
+        entries = listed.get(role, ())
+        for number, entry in enumerate(entries if isinstance(entries, list | tuple) else [entries]):
+            texts = texts_of(entry)
+            if texts is None or len(texts) != 2 or texts[0] == texts[1]:
+                raise EmbedcalError(
+                    f"expected two different prompts in pair {number + 1} of '{role}' in {shown}, "
+                    f"found {printable(repr(entry))}: write it as {PAIRS_FORM}"
+                )
+            first, second = (rows.setdefault(text, len(rows)) for text in texts)
+            pairs.append((first, second, role))
+    if not pairs:
+        raise EmbedcalError(
+            f"expected at least one pair in {shown}, found none: write it as {PAIRS_FORM}"
+        )
+    return Pairs(prompts=tuple(rows), pairs=tuple(pairs))
+
+
+def _load_toml(path: Path, shown: str) -> Mapping[str, Any]:
+    import tomllib  # compiles its patterns on import
+
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected a file of concept pairs at {shown}, found: {error.strerror}: check the path"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        raise EmbedcalError(
+            f"expected TOML in UTF-8 in {shown}, found a fault ({printable(str(error))}): write "
+            f"it as {PAIRS_FORM}"
+        ) from None

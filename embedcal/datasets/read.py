@@ -34,6 +34,12 @@ def read_manifest(
 
     No image is opened. Raises ``EmbedcalError`` naming every fault; with ``options.strict`` every
     warning is one.
+
+    Example:
+        >>> import embedcal
+        >>> found = embedcal.read_manifest("birds", options=embedcal.ReadOptions(rows=240))
+        >>> found.name, len(found.y), found.classes
+        ('birds', 240, ('landbird', 'waterbird'))
     """
     options = options or ReadOptions()
     base = None if root is None else Path(root)

@@ -83,6 +83,13 @@ def detect(
 
     Raises:
         EmbedcalError: for anything that the user can mend.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.detect(cache, vocabulary=["water", "forest"])
+        >>> found.split, found.of, found.effects[0].attribute
+        ('val', 'zero-shot', 'water')
     """
     options = options or DetectOptions()
     if by not in BY:

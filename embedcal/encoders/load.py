@@ -72,6 +72,12 @@ def load_encoder(
     Raises EmbedcalError for an unknown name, a QuickGELU mismatch, weights that do not fit, are
     not to be trusted, or cannot be had without a network, and for a runtime that is not installed
     or does not go with the device or the precision.
+
+    Example:
+        >>> import embedcal
+        >>> encoder = embedcal.load_encoder("tiny")
+        >>> encoder.meta.name, encoder.meta.precision
+        ('tiny', 'fp32')
     """
     if precision not in (*PRECISIONS, AUTO):
         raise EmbedcalError(

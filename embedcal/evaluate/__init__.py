@@ -1,5 +1,12 @@
 """Predictions -> metrics, their intervals, their summary over seeds, and rules to select by."""
 
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+from typing import Any
+
+from embedcal.evaluate.evaluation import Evaluation, evaluate_labels
 from embedcal.evaluate.intervals import Interval, Intervals, bootstrap
 from embedcal.evaluate.metrics import Metrics, evaluate, evaluate_strata
 from embedcal.evaluate.overlap import Overlap, aiou, iou, overlap
@@ -12,6 +19,7 @@ from embedcal.evaluate.summary import Summary, summarise
 __all__ = [
     "RULES",
     "Difference",
+    "Evaluation",
     "Interval",
     "Intervals",
     "Metrics",
@@ -24,6 +32,7 @@ __all__ = [
     "bootstrap",
     "default_rule",
     "evaluate",
+    "evaluate_labels",
     "evaluate_strata",
     "holm",
     "intervals_from_dict",
@@ -35,3 +44,13 @@ __all__ = [
     "strata",
     "summarise",
 ]
+
+
+class _Callable(ModuleType):
+    """``embedcal.evaluate`` is this package, and a function: see ``embedcal/cache/__init__.py``."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Evaluation:
+        return evaluate_labels(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Callable

@@ -114,6 +114,13 @@ def explain(
     SHA-256 must be that of the cache, and so does any for another ``layer`` of ``sources``.
     ``classes``: those to make maps of; all by default.
     Raises EmbedcalError for what cannot be explained, and for files that are absent or changed.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.explain(None, cache, [0, 1])
+        >>> found.maps.shape[:2]  # a map for each row and class
+        (2, 2)
     """
     sources = sources or Sources()
     check_encoder(cache, sources.layer)
@@ -173,6 +180,13 @@ def aiou(
     of the cache's by default. Images whose object is unknown, or not in the encoder's frame, are
     left out; ``Overlap.images`` is how many were not. The maps of a batch are let go once they
     have been compared. Raises EmbedcalError where there are no masks or boxes, or no files of them.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.aiou(None, cache, "val")
+        >>> 0 < found.worst_group <= found.mean < 1
+        True
     """
     from embedcal.workbench import Workbench
 

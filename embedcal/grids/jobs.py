@@ -34,6 +34,7 @@ class Site:
     select: str
     retry_failed: bool = False
     inferred: Mapping[str, str] = field(default_factory=dict)  # as the workbench had them
+    memory: int | None = None  # bytes that the features of a level may take; None: any
 
     @property
     def rule(self) -> Rule:

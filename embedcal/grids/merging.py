@@ -34,6 +34,14 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Merged:
     Equal ids mean equal results, so a run that ``out`` has already is passed over; one that failed
     there and was done elsewhere is taken. ``out`` may hold runs before, and may be in use.
     Raises EmbedcalError where a folder has no results.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     for seed in (0, 1):
+        ...         run = embedcal.fit("erm", cache, seed=seed, epochs=2, out=f"runs{seed}")
+        >>> embedcal.merge(["runs0", "runs1"], "both").copied
+        2
     """
     out = Path(out).expanduser()
     sources = [load(folder) for folder in folders]

@@ -21,6 +21,7 @@ from embedcal.grids.results import Results, ask
 from embedcal.grids.search import Everything, search_of
 from embedcal.grids.settings import Setting, Space, default_space, parse
 from embedcal.records import kept_under, score_of
+from embedcal.streaming import limit
 from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
 
@@ -85,6 +86,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     attribute: str | Sequence[str] | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    memory: str | int | None = None,
     engine: str = "auto",
     jobs: int | None = None,
     default_grid: bool = False,
@@ -105,6 +107,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
             any order; all of the cache's by default.
         out: the grid's folder; by default one of its own under the user's data directory.
         device: where heads are trained.
+        memory: as for ``fit``: what is larger stays in the file, for every process.
         engine: ``sequential``, ``processes``, ``batched``, ``ray``, or ``auto``.
         jobs: processes at once, by default one for each core.
         default_grid: methods given by their bare name bring the grids of their own options.
@@ -120,10 +123,17 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     Raises:
         EmbedcalError: for what is wrong with the command, before anything is run. A run that fails
             is a record with its reason.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.grid(["erm:lr=1e-3,1e-2:epochs=2", "zeroshot"], cache, seeds=2)
+        >>> len(found.done), len(found.failed)  # zero-shot draws nothing: it runs once
+        (5, 0)
     """
     began = time.perf_counter()
     check_engine(engine)
-    on = Workbench(cache, attribute)
+    on = Workbench(cache, attribute, limit(memory))
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     check_rule(wanted, on)
     spaces = spaces_of(specs, default_grid=default_grid)
@@ -138,6 +148,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
         select=wanted.name,
         retry_failed=retry_failed,
         inferred=on.inferred,
+        memory=on.memory,
     )
     if isinstance(find, Everything):
         _check_size(spaces, len(numbers))

@@ -25,7 +25,13 @@ DECADES = 100.0  # a positive range this wide is searched by its logarithm
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """One configuration: a method and the options that are not its defaults."""
+    """One configuration: a method and the options that are not its defaults.
+
+    Example:
+        >>> import embedcal
+        >>> embedcal.Setting(method="erm", options={"lr": 1e-3}).label
+        'erm lr=0.001'
+    """
 
     method: str
     options: Mapping[str, Any] = field(default_factory=dict)

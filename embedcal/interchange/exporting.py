@@ -54,6 +54,14 @@ def export_features(
     Raises:
         EmbedcalError: for a level or a form that cannot be had, a run over another cache, or a
             place that cannot be written to.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     path = embedcal.export_features(cache, "birds.npz", splits=["train"])
+        >>> import numpy as np
+        >>> sorted(np.load(path))[:4]
+        [...]
     """
     out = Path(out).expanduser()
     form = format or _SUFFIXES.get(out.suffix.lower())

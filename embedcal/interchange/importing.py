@@ -121,7 +121,16 @@ def import_from(  # noqa: PLR0913 - each is an option of the command
     """A cache of the features in a file or folder, which becomes the one used last.
 
     ``name`` is that of the data set, by default what the file says, else the file's own; ``out``
-    the cache file. All others are those of :func:`read_features`.
+    the cache file. All others are those of :func:`read_features`. EmbedcalError for what cannot be
+    read, and for features and labels that do not fit.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     path = embedcal.export_features(cache, "birds.npz")
+        >>> with embedcal.open(embedcal.import_from("birds.npz", out="again.h5")) as cache:
+        ...     len(cache), cache.meta.classes
+        (600, ('landbird', 'waterbird'))
     """
     found = read_features(
         path,

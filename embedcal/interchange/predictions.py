@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
 from embedcal.cache.format import OK
-from embedcal.datasets.places import data_dir, remembered
+from embedcal.datasets.places import data_dir, remembered, remembered_at
 from embedcal.datasets.printable import printable
 from embedcal.runs import Run, load_run
 from embedcal.types import SPLITS, EmbedcalError, IntArray, Split
@@ -58,30 +58,47 @@ def find_run(name: str, cache: Path) -> Run:
     """The run that is meant by a folder, an id, the beginning of one, or ``last``.
 
     Ids are looked for among the cache's own runs in the user's data directory, then in the grid
-    used last. EmbedcalError where none or several fit.
+    used last, then where ``embedcal fit`` put a run last. ``last`` is the run over this cache that
+    was made, or asked for by ``fit``, most recently. EmbedcalError where none or several fit.
     """
     if (Path(name) / "run.json").is_file():
-        run = load_run(Path(name))
-        assert run is not None
-        return run
-    places = [data_dir() / "runs" / cache.stem]
-    grid = remembered("grid")
-    places += [grid] if grid is not None and grid.is_dir() else []
+        return _run(Path(name))
+    own, grid, fitted = data_dir() / "runs" / cache.stem, remembered("grid"), remembered("run")
+    elsewhere = [grid, fitted and fitted.parent]
+    places = list(dict.fromkeys([own, *(each for each in elsewhere if each and each.is_dir())]))
+    if name == "last":
+        made = [path.parent for place in places for path in place.glob("*/run.json")]
+        for folder in sorted(made, key=_asked, reverse=True):
+            run = _run(folder)
+            if folder.parent == own or _over(run, cache):
+                return run
     for place in places:
         there = {path.parent.name: path.parent for path in place.glob("*/run.json")}
         fitting = [name] if name in there else [each for each in there if each.startswith(name)]
-        if name == "last" and there:
-            fitting = [max(there, key=lambda each: (there[each] / "run.json").stat().st_mtime_ns)]
         if len(fitting) > 1:
             raise EmbedcalError(
                 f"expected one run, found {len(fitting)} that begin with '{printable(name)}' in "
                 f"{place}: give more of its id"
             )
         if fitting:
-            run = load_run(there[fitting[0]])
-            assert run is not None
-            return run
+            return _run(there[fitting[0]])
     raise EmbedcalError(
         f"expected a run, found none called '{printable(name)}' in "
         f"{' or '.join(map(str, places))}: give its folder, its id, or last"
     )
+
+
+def _run(folder: Path) -> Run:
+    run = load_run(folder)
+    assert run is not None
+    return run
+
+
+def _asked(folder: Path) -> int:
+    """When a run was made, or, of the one that ``fit`` gave last, when that was, in ns."""
+    made = (folder / "run.json").stat().st_mtime_ns
+    return max(made, remembered_at("run")) if folder == remembered("run") else made
+
+
+def _over(run: Run, cache: Path) -> bool:
+    return Path(run.record["cache"]["path"]).resolve() == cache.resolve()

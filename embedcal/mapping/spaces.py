@@ -55,12 +55,12 @@ def placed(run: Run | None, on: Workbench, split: Split) -> Placed:
 
     Raises EmbedcalError for a run over another cache, and for zero-shot without class prompts.
     """
-    from embedcal.heads import LinearHead
+    from embedcal.heads import ContextHead, LinearHead, TemplatesHead
 
     head = _head(run, on)
     embeddings, logits = _apply(head, on.features(split, head.level, "cpu"))
     predicted = logits.argmax(1)
-    if isinstance(head, LinearHead):
+    if isinstance(head, LinearHead | ContextHead | TemplatesHead):
         centred = logits.astype(np.float64)
         centred -= centred.mean(1, keepdims=True)
         return Placed(space="logits", x=centred, predicted=predicted)

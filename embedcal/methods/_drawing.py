@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from embedcal.features import StoredRows
+from embedcal.streaming import block_order
 from embedcal.types import IntArray
+
+MOST = 2**24  # weights that torch.multinomial takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +41,40 @@ class Batch:
 
 
 def batches(
-    n: int, batch_size: int, generator: torch.Generator, labels: IntArray | None = None
+    n: int,
+    batch_size: int,
+    generator: torch.Generator,
+    labels: IntArray | None = None,
+    x: object = None,
 ) -> Iterator[Tensor]:
     """Positions (b,) below n of each batch of one epoch; the last may be short.
 
-    Without labels every position comes once, shuffled. With labels (n,), n draws with
-    replacement, every label equally often on average (weights 1 / count).
+    Without labels every position comes once, shuffled: by blocks (``embedcal.streaming``) where the
+    features ``x`` are more than memory holds. With labels (n,), n draws with replacement, every
+    label equally often on average (weights 1 / count).
     """
-    if labels is None:
+    if labels is None and isinstance(x, StoredRows) and x.by_blocks:
+        order = block_order(n, generator)
+    elif labels is None:
         order = torch.randperm(n, generator=generator)
     else:
         _, position, counts = np.unique(labels, return_inverse=True, return_counts=True)
-        weights = torch.from_numpy(1.0 / counts[position])
-        order = torch.multinomial(weights, n, replacement=True, generator=generator)
+        if n > MOST:
+            order = _by_label(position, counts, generator)
+        else:
+            weights = torch.from_numpy(1.0 / counts[position])
+            order = torch.multinomial(weights, n, replacement=True, generator=generator)
     yield from torch.split(order, batch_size or n)
+
+
+def _by_label(position: IntArray, counts: IntArray, generator: torch.Generator) -> Tensor:
+    """Draws (n,) with replacement: a label, each as likely, then any row of it."""
+    rows = torch.from_numpy(np.argsort(position, kind="stable"))  # of each label one after another
+    size = torch.from_numpy(counts)
+    first = size.cumsum(0) - size
+    label = torch.randint(len(size), (len(rows),), generator=generator)
+    share = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+    return rows[first[label] + (share * size[label]).long()]
 
 
 def fixed_part(n: int, fraction: float) -> tuple[IntArray, IntArray]:

@@ -6,6 +6,7 @@ Shapes: n rows, C classes. Nothing here reads a group label.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from embedcal.methods._heldout import BETAS, EPSILON, log_softmax
 from embedcal.types import FloatArray, IntArray
@@ -78,6 +79,16 @@ def environments(
     if way == "closed":
         return closed_split(g)
     return descended_split(g, rng, steps=steps, lr=lr)
+
+
+def cell_sizes(inferred: IntArray, y: IntArray, n_classes: int) -> IntArray:
+    """Rows of either environment in each class: (C, 2) from environments and classes (n,)."""
+    return np.bincount(2 * y + inferred, minlength=2 * n_classes).reshape(-1, 2)
+
+
+def joined(inferred: IntArray, y: IntArray, small: npt.NDArray[np.bool_]) -> IntArray:
+    """Environments (n,) with those of the small classes (C,) made one, so that they count whole."""
+    return np.where(small[y], 0, inferred)
 
 
 def worst_cell(right: IntArray, cells: IntArray) -> FloatArray:

@@ -7,6 +7,7 @@ import numpy as np
 from embedcal.types import FloatArray
 
 RANK_CUT = 1e-6  # singular values below this part of the largest are rounding
+NO_CUT = -1.0  # as many directions as rows, those of rounding among them
 
 
 def span_basis(rows: FloatArray, rank_cut: float = RANK_CUT) -> FloatArray:

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from embedcal.heads import LinearHead
-from embedcal.methods._environments import WAYS, environments, worst_cell
+from embedcal.heads import Head
+from embedcal.methods._environments import WAYS, cell_sizes, environments, joined, worst_cell
 from embedcal.methods._heldout import (
     Descent,
     FromProbe,
@@ -23,7 +23,7 @@ from embedcal.methods._heldout import (
     cut_by_class,
     losses,
 )
-from embedcal.methods.base import option
+from embedcal.methods.base import Marks, Solved, option
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Task
 
 log = logging.getLogger(__name__)
@@ -95,7 +95,11 @@ class LossTails(FromProbe):
     def tails(self, loss: FloatArray, right: IntArray) -> Tails:
         """The tails of one class: its rows' losses (m,), and whether each is right (m,)."""
 
-    def solve(self, task: Task, seed: int) -> LinearHead:
+    def solve(self, task: Task, seed: int) -> Head:
+        return self.solved(task, seed).head
+
+    def solved(self, task: Task, seed: int) -> Solved:
+        """The head, and the rows of high loss that it was fitted to, of the half that gave them."""
         from threadpoolctl import threadpool_limits
 
         rng = np.random.default_rng([seed, 0])
@@ -111,7 +115,9 @@ class LossTails(FromProbe):
                 self._tails_of(logits[rows], y[rows], rows)
                 for rows in (fitted[y[fitted] == label] for label in range(task.n_classes))
             ]
-            return self._search(task, x, tails, judged, cells, rng)
+            head, k = self._search(task, x, tails, judged, cells, rng)
+        rows = np.concatenate([each.high[:k] for each in tails])
+        return Solved(head=head, marks=Marks(split="val", rows=rows, among=fitted))
 
     def _tails_of(self, logits: FloatArray, y: IntArray, rows: IntArray) -> Tails:
         """The tails of the rows (m,) of one class, as positions in val."""
@@ -136,11 +142,11 @@ class LossTails(FromProbe):
         judged: IntArray,
         cells: IntArray,
         rng: np.random.Generator,
-    ) -> LinearHead:
-        """The first best layer over k, then epochs, then penalties, by its worst cell."""
+    ) -> tuple[Head, int]:
+        """The first best layer over k, epochs, penalties, by its worst cell; and its k."""
         y, stretch = task.val.y, self.stretch(x.shape[1])
         x = stretch * x
-        best, chosen = -1.0, None
+        best, size, chosen = -1.0, 0, None
         for k in self.sizes(tails):
             rows = np.concatenate([part[:k] for each in tails for part in each])
             start = self._start(task, x.shape[1], stretch, rng)
@@ -149,13 +155,13 @@ class LossTails(FromProbe):
                 worst = worst_cell(right, cells)
                 place = int(worst.argmax())
                 if worst[place] > best:
-                    best = float(worst[place])
+                    best, size = float(worst[place]), k
                     chosen = Linear(layers.weight[place], layers.bias[place])
         if chosen is None or not np.isfinite(chosen.weight).all():
             raise EmbedcalError(
                 f"expected finite weights of {self.name}, found others: lower --lr (now {self.lr})"
             )
-        return self.made(chosen.scaled(stretch))
+        return self.made(chosen.scaled(stretch)), size
 
     def _start(self, task: Task, width: int, stretch: float, rng: np.random.Generator) -> Linear:
         if self.start == "stage":
@@ -188,7 +194,7 @@ class LossTails(FromProbe):
         inferred = environments(
             logits[judged], y, self.environments, rng, steps=self.env_steps, lr=self.env_lr
         )
-        sizes = np.bincount(2 * y + inferred, minlength=2 * task.n_classes).reshape(-1, 2)
+        sizes = cell_sizes(inferred, y, task.n_classes)
         listed = ", ".join(f"{a}+{b}" for a, b in sizes)
         log.info("%s: rows of the inferred environments of each class: %s", self.name, listed)
         small = sizes.min(1) < self.min_cell
@@ -198,4 +204,4 @@ class LossTails(FromProbe):
                 f"{self.name}, found {listed}: lower --min-cell or --stage-epochs, or use --small "
                 "join"
             )
-        return 2 * y + np.where(small[y], 0, inferred)
+        return 2 * y + joined(inferred, y, small)

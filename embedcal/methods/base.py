@@ -21,6 +21,10 @@ from embedcal.methods._drawing import Batch as Batch
 from embedcal.methods._drawing import Step as Step
 from embedcal.methods._drawing import batches as batches
 from embedcal.methods._drawing import fixed_part as fixed_part
+from embedcal.methods._handed import Marks as Marks
+from embedcal.methods._handed import Solved as Solved
+from embedcal.methods._handed import Stage as Stage
+from embedcal.methods._handed import Staged as Staged
 from embedcal.types import EmbedcalError, IntArray, Level, Task
 
 REGISTRY: dict[str, type[Method]] = {}
@@ -53,27 +57,6 @@ class Offer:
     projection: bool
     attributes: bool
     attnpool: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """The run that a method starts from: another method, fitted first with the same seed.
-
-    It is stored under its own id and shared by all that ask for the same one; what it looks at
-    belongs to the labels used. ``select`` is the rule that chooses its head.
-    """
-
-    method: str
-    options: Mapping[str, Any]
-    select: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Staged:
-    """What a finished stage hands on."""
-
-    head: Head
-    logits: Tensor  # (n, C) of the training rows that the method sees
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +128,10 @@ class Method(ABC):
         """The run to start from, if there is one; its result is the task's ``stage``."""
         return None
 
+    def marks(self, task: Task) -> Marks | None:
+        """The rows that it takes for rare, where it looks for them; ``task.stage`` is there."""
+        return None
+
     def record(self) -> dict[str, Any]:
         """Every resolved option by name, as JSON holds it."""
         return dict(self._record)
@@ -175,6 +162,10 @@ class Solver(Method):
     @abstractmethod
     def solve(self, task: Task, seed: int) -> Head:
         """Task -> fitted head; the same head for the same seed."""
+
+    def solved(self, task: Task, seed: int) -> Solved:
+        """:meth:`solve` and the rows that it marks; for those that find them while they solve."""
+        return Solved(head=self.solve(task, seed), marks=self.marks(task))
 
     @property
     def stack_key(self) -> Hashable | None:
@@ -351,7 +342,7 @@ class Gradient(Method):
             labels = task.train.g if self.sampler == "group" else task.train.y
             labels = labels if rows is None else labels[rows]
         n = len(task.train.x) if rows is None else len(rows)
-        for index in batches(n, self.batch_size, generator, labels):
+        for index in batches(n, self.batch_size, generator, labels, task.train.x):
             yield Step(batch=index if rows is None else torch.from_numpy(rows)[index])
 
     def init(self, plan: Plan) -> State:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -16,7 +17,7 @@ from embedcal.heads.adapter import MOMENTUM
 from embedcal.losses import cross_entropy, info_nce
 from embedcal.methods._blocks import block_forms
 from embedcal.methods._slices import draw, rows_where, umap_slices
-from embedcal.methods.base import Batch, Gradient, State, Step, batches, option
+from embedcal.methods.base import Batch, Gradient, Marks, State, Step, batches, option
 from embedcal.neighbours import nearest
 from embedcal.types import EmbedcalError, Task
 
@@ -176,6 +177,15 @@ class ConAdapter(Gradient):
             of = torch.cat([torch.arange(len(rows)) for rows in anchors])
         found = nearest(x[of], x, min(self.neighbours, len(x) - 1) + 1)
         return torch.from_numpy(found.positions[:, 1:])  # the nearest is the row itself
+
+    def marks(self, task: Task) -> Marks | None:
+        """The rows of train that zero-shot gets wrong: what anchors are made of."""
+        if self.slices != "zeroshot":
+            return None
+        text = prototypes(torch.as_tensor(task.bank("class").embedding))
+        x = torch.as_tensor(task.train.x, dtype=torch.float32)
+        h = (F.normalize(x, dim=-1) @ text.T).argmax(1).numpy()
+        return Marks(split="train", rows=np.flatnonzero(h != task.train.y))
 
     # -- what each step sees ----------------------------------------------------------------------
 

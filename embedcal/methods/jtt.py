@@ -11,7 +11,7 @@ from torch import Tensor
 
 from embedcal.heads import Head
 from embedcal.losses import cross_entropy
-from embedcal.methods.base import Batch, Gradient, Stage, option
+from embedcal.methods.base import Batch, Gradient, Marks, Stage, option
 from embedcal.types import EmbedcalError, IntArray, Task
 
 SAME = (
@@ -66,7 +66,7 @@ class JTT(Gradient):
 
     def prepare(self, task: Task, generator: torch.Generator) -> Tensor:
         """How often each training row counts: (n,), 1 outside the error set."""
-        wrong = task.stage.logits.argmax(1) != torch.as_tensor(task.train.y)
+        wrong = _errors(task)
         found = int(wrong.sum())
         if found == 0:
             raise EmbedcalError(
@@ -81,6 +81,10 @@ class JTT(Gradient):
         times = self.upweight + (self.variant == "official")
         return torch.where(wrong, times, 1)
 
+    def marks(self, task: Task) -> Marks:
+        """The error set."""
+        return Marks(split="train", rows=np.flatnonzero(_errors(task).numpy()))
+
     def rows(self, task: Task, plan: Tensor) -> IntArray | None:
         if self.variant == "subpop":
             return None
@@ -94,3 +98,9 @@ class JTT(Gradient):
         self, head: Head, state: Tensor, batch: Batch, hyper: Mapping[str, Tensor]
     ) -> tuple[Tensor, Tensor]:
         return (state[batch.index] * cross_entropy(head(batch.x), batch.y)).mean(), state
+
+
+def _errors(task: Task) -> Tensor:
+    """Which training rows (n,) the first run gets wrong."""
+    wrong: Tensor = task.stage.logits.argmax(1) != torch.as_tensor(task.train.y)
+    return wrong

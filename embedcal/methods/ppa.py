@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from embedcal.heads import LinearHead, prototypes
+from embedcal.heads import Head, LinearHead, prototypes
 from embedcal.methods._adjusted import fit_adjusted
 from embedcal.methods._span import beside, span_basis
-from embedcal.methods.base import Solver, option
+from embedcal.methods.base import Marks, Solved, Solver, option
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Level, Task
 
 
@@ -86,8 +86,13 @@ class PPA(Solver):
     def needs(self) -> frozenset[str]:
         return frozenset({"train.x", "train.y", "text.class"})
 
-    def solve(self, task: Task, seed: int) -> LinearHead:
-        groups, class_of = self._pseudo_groups(task)
+    def solve(self, task: Task, seed: int) -> Head:
+        return self.solved(task, seed).head
+
+    def solved(self, task: Task, seed: int) -> Solved:
+        """The head, and the errors of the biased one, which it takes for rare."""
+        predicted = self._biased(task)
+        groups, class_of = self._pseudo_groups(predicted, task)
         present, labels = np.unique(groups, return_inverse=True)
         self._check(present, class_of, task)
         priors = np.bincount(labels) / len(labels)
@@ -95,16 +100,18 @@ class PPA(Solver):
         of_class = np.eye(task.n_classes)[:, class_of[present]]  # (C, pseudo-groups)
         if self.empty == "drop":
             of_class /= of_class.sum(1, keepdims=True)
-        return LinearHead(
+        head = LinearHead(
             torch.tensor(self.scale * of_class @ weight).float(),
             torch.tensor(of_class @ bias).float(),
             normalise=True,
             level="embedding",
         )
+        errors = np.flatnonzero(predicted != task.train.y)
+        return Solved(head=head, marks=Marks(split="train", rows=errors))
 
-    def _pseudo_groups(self, task: Task) -> tuple[IntArray, IntArray]:
+    def _pseudo_groups(self, predicted: IntArray, task: Task) -> tuple[IntArray, IntArray]:
         """A pseudo-group (n,) of every row, and the class of every pseudo-group that may occur."""
-        predicted, y = self._biased(task), task.train.y
+        y = task.train.y
         parts = 2 if self.pseudo == "error" else task.n_classes
         part = (predicted != y).astype(np.int64) if self.pseudo == "error" else predicted
         return y * parts + part, np.repeat(np.arange(task.n_classes), parts)

@@ -50,7 +50,7 @@ class RWG(Gradient):
         self, task: Task, plan: Plan, epoch: int, generator: torch.Generator
     ) -> Iterator[Step]:
         labels = task.train.g if self.variant == "sampler" else None
-        for index in batches(len(task.train), self.batch_size, generator, labels):
+        for index in batches(len(task.train), self.batch_size, generator, labels, task.train.x):
             yield Step(batch=index)
 
     def init(self, plan: Tensor) -> Tensor:

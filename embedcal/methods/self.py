@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from embedcal.heads import Head, LinearHead
+from embedcal.heads import Head
 from embedcal.methods._heldout import (
     Descent,
     FromProbe,
@@ -19,7 +19,7 @@ from embedcal.methods._heldout import (
     log_softmax,
     losses,
 )
-from embedcal.methods.base import option
+from embedcal.methods.base import Marks, Solved, option
 from embedcal.methods.erm import ERM
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Task
 
@@ -100,14 +100,18 @@ class SELF(FromProbe):
     def needs(self) -> frozenset[str]:
         return super().needs | ({"train.x", "train.y"} if self._early else set())
 
-    def solve(self, task: Task, seed: int) -> LinearHead:
+    def solve(self, task: Task, seed: int) -> Head:
+        return self.solved(task, seed).head
+
+    def solved(self, task: Task, seed: int) -> Solved:
+        """The head, and the rows that it was fine-tuned on, of those that were kept back."""
         from threadpoolctl import threadpool_limits
 
         rng = np.random.default_rng([seed, 0])
         probe = Linear.of(task.stage.head)
         # Sums in one order on every machine; a step too large is an error of its own below.
         with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
-            chosen = self.chosen(task, seed, rng)
+            kept, chosen = self._chosen(task, seed, rng)
             x, y = self.inputs(task.val.x[chosen]), task.val.y[chosen]
             stretch = self.stretch(x.shape[1])
             descent = Descent(
@@ -122,13 +126,18 @@ class SELF(FromProbe):
             raise EmbedcalError(
                 f"expected finite weights of {self.name}, found others: lower --lr (now {self.lr})"
             )
-        return self.made(descent.layer.scaled(stretch))
+        head = self.made(descent.layer.scaled(stretch))
+        return Solved(head=head, marks=Marks(split="val", rows=chosen, among=kept))
 
     def chosen(self, task: Task, seed: int, rng: np.random.Generator) -> IntArray:
         """Positions in val of the n rows to fine-tune on, the highest score first."""
+        return self._chosen(task, seed, rng)[1]
+
+    def _chosen(self, task: Task, seed: int, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+        """Positions in val that are kept back, and :meth:`chosen` of them."""
         size = len(task.val.x)
         kept = np.sort(rng.permutation(size)[: max(1, round(self.share * size))])
-        return kept[highest(self._scores(task, kept, seed, rng), self.n)]
+        return kept, kept[highest(self._scores(task, kept, seed, rng), self.n)]
 
     def _scores(
         self, task: Task, kept: IntArray, seed: int, rng: np.random.Generator

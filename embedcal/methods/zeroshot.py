@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from embedcal.heads import LinearHead, prototypes
+from embedcal.methods._prompts import multiplier
 from embedcal.methods.base import Solver, option
 from embedcal.types import EmbedcalError, Level, Task
 
@@ -47,8 +48,6 @@ class ZeroShot(Solver):
 
     def solve(self, task: Task, seed: int) -> LinearHead:
         embedding = torch.tensor(task.bank("class").embedding)  # (C, T, d)
-        weight = prototypes(embedding)
-        scale = task.projection.logit_scale if task.projection else task.logit_scale
-        weight = weight * (torch.tensor(scale).exp() if scale is not None else 100.0)
+        weight = prototypes(embedding) * multiplier(task)
         bias = torch.zeros(len(weight))
         return LinearHead(weight, bias, normalise=True, level="embedding")

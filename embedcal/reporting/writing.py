@@ -38,6 +38,13 @@ def report(
     had, such as images that are not on this machine, is left out, and ``notes`` say so. The same
     runs give the same bytes. EmbedcalError where there is nothing to report, for names that do not
     exist, and where the page cannot be written.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     run = embedcal.fit("erm", cache, epochs=2, out="runs")
+        >>> embedcal.report("runs", "birds.html").path.name
+        'birds.html'
     """
     path = Path(out).expanduser()
     if path.suffix.lower() not in SUFFIXES:

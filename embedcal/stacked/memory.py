@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils import _pytree as pytree
 
+from embedcal.evaluate import RULES
 from embedcal.methods.base import Gradient
 from embedcal.stacked.runs import Loss, losses, stack
 from embedcal.stacked.training import Member, begin, gather
@@ -18,7 +19,7 @@ from embedcal.threads import threads
 from embedcal.train import SHARED_WORK, Data
 from embedcal.types import Task
 
-KEPT = 5  # heads that a run keeps at most, one a rule
+KEPT = len(RULES)  # heads that a run keeps at most, one a rule
 SHARE = 0.8  # of the free memory: allocators round up, and prediction has chunks of its own
 LEAST = 2**31  # taken to be free where the system does not say
 

@@ -79,6 +79,13 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     Raises:
         EmbedcalError: for an unknown study and for a cache that lacks what it needs, before
             anything is run, and where every run failed.
+
+    Example:
+        >>> import embedcal
+        >>> with embedcal.open("birds.h5") as cache:
+        ...     found = embedcal.study("samplers", [cache], quick=True, out="samplers")
+        >>> sorted(path.name for path in found.folder.glob("study.*"))
+        ['study.json', 'study.md']
     """
     began = time.perf_counter()
     chosen = preset(name)

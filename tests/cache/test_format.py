@@ -115,8 +115,18 @@ HEAD = Head(
 def test_a_user_block_is_read_back() -> None:
     block = HEAD.render()
     assert len(block) == USER_BLOCK
-    assert block.startswith(b"embedcal-cache 1\n")
+    assert block.startswith(b"embedcal-cache 2\n")
     assert parse_head(block, "here") == HEAD
+    older = replace(HEAD, version=1)
+    assert older.render().startswith(b"embedcal-cache 1\n")
+    assert parse_head(older.render(), "here") == older
+
+
+@pytest.mark.parametrize("line", [b"embedcal-cache 0", b"embedcal-cache 02", b"embedcal-cache 3"])
+def test_another_version_in_the_first_line(line) -> None:
+    block = line + HEAD.render()[len(b"embedcal-cache 2") :]
+    with pytest.raises(EmbedcalError, match=r"cache format 1 to 2|in the first 512 bytes"):
+        parse_head(block[:USER_BLOCK].ljust(USER_BLOCK, b"\0"), "here")
 
 
 @pytest.mark.parametrize("change", [{"state": "done"}, {"length": -1}, {"length": 2**62}])

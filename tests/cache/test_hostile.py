@@ -1,4 +1,4 @@
-"""Files made to do harm: everything that format 1 does not have is refused, in one line."""
+"""Files made to do harm: everything that the format does not have is refused, in one line."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_non_finite_features_are_refused_when_read(finished, tmp_path) -> None:
             cache.split(name)
 
 
-@pytest.mark.parametrize("version", [2, 10, 999])
+@pytest.mark.parametrize("version", [3, 10, 999])
 def test_a_newer_format_asks_for_a_newer_embedcal(finished, tmp_path, version) -> None:
     path = tmp_path / "newer.h5"
     data = finished.read_bytes()

@@ -80,7 +80,7 @@ def test_facts(cache, manifest, encoder) -> None:
     assert meta.templates == OPTIONS["templates"]
     assert meta.levels == {"tokens": "float16", "pooled": "float32", "embedding": "float32"}
     assert meta.preprocessing == encoder.meta.preprocessing
-    assert (meta.context_length, meta.batch_size, meta.format_version) == (77, 8, 1)
+    assert (meta.context_length, meta.batch_size, meta.format_version) == (77, 8, 2)
     assert meta.identity == meta.ingredients.digest
 
 

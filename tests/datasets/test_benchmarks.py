@@ -57,7 +57,10 @@ def test_layouts(tmp_path: Path, layout: str) -> None:
         "class": ("landbird", "waterbird"),
         "attribute": ("land", "water"),
         "context": ("bird on land", "bird on water"),
-    }
+        "group": (
+            "landbird on land", "landbird on water", "waterbird on land", "waterbird on water",
+        ),
+    }  # fmt: skip
     assert manifest.box is None
     assert manifest.masks is None
 

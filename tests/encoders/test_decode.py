@@ -75,7 +75,7 @@ FILES: dict[str, Callable[[], bytes]] = {
     "palette, one transparent colour": lambda: palette(3),
     "palette, alpha for each colour": lambda: palette(bytes(range(0, 256, 4))),
     "cmyk": lambda: saved(rgb().convert("CMYK"), "JPEG"),
-    "ycbcr tiff": lambda: saved(rgb().convert("YCbCr"), "TIFF"),
+    "ycbcr tiff": lambda: saved(rgb().convert("YCbCr"), "TIFF", compression="tiff_lzw"),
     "16 bit": lambda: saved(Image.fromarray(picture()[..., 0].astype(np.uint16) * 257), "PNG"),
     "32 bit": lambda: saved(Image.fromarray(picture()[..., 0].astype(np.int32)), "TIFF"),
     "float": lambda: saved(Image.fromarray(picture()[..., 0].astype(np.float32)), "TIFF"),

@@ -17,6 +17,7 @@ def test_the_rules_and_the_labels_that_they_use():
     assert {r.name: (r.needs, r.oracle) for r in RULES} == {
         "val.worst_group": ({"val.y", "val.g"}, False),
         "val.worst_class": ({"val.y"}, False),
+        "val.env": ({"train.y", "val.y"}, False),
         "val.mean": ({"val.y"}, False),
         "last": (set(), False),
         "oracle.worst_group": ({"test.y", "test.g"}, True),
@@ -29,6 +30,18 @@ def test_scores():
     assert rule("val.worst_class").score(m) == pytest.approx(2 / 3)
     assert rule("val.mean").score(m) == pytest.approx(4 / 6)
     assert rule("last").score(m) == 0.0
+
+
+def test_a_rule_of_environments_scores_the_worst_of_them():
+    """Metrics whose groups are the environments: the worst group of these."""
+    m = metrics()
+    assert rule("val.env").score(m) == rule("val.worst_group").score(m)
+    assert rule("val.env").statistic == "worst_env"  # no metric of a split
+
+
+def test_the_rules_that_a_run_keeps_nothing_for_unless_asked():
+    assert {r.name for r in RULES if r.on_demand} == {"val.env", "oracle.worst_group"}
+    assert not any(r.reads_groups for r in RULES if r.environments)
 
 
 def test_a_rule_for_groups_without_groups():
@@ -80,7 +93,11 @@ def test_default_rule():
 
 @pytest.mark.parametrize(
     ("typed", "hint"),
-    [("val.worst_grup", "did you mean 'val.worst_group'"), ("xyz", "choose one of them")],
+    [
+        ("val.worst_grup", "did you mean 'val.worst_group'"),
+        ("val.envs", "did you mean 'val.env'"),
+        ("xyz", "choose one of them"),
+    ],
 )
 def test_unknown_rule(typed, hint):
     with pytest.raises(EmbedcalError, match=hint):

@@ -65,6 +65,8 @@ def test_an_old_cache_is_read_as_ever(path: Path) -> None:
             assert list(found.prompts) == each["prompts"]
             np.testing.assert_array_equal(found.embedding, each["embedding"])
         assert [list(each) for each in cache.text("class").descriptions] == wanted["descriptions"]
+        if "pairs" in wanted:  # since format 2
+            assert [list(pair) for pair in cache.text("pairs").pairs] == wanted["pairs"]
         projection = cache.projection()
         assert projection is not None
         np.testing.assert_array_equal(projection.image_weight, wanted["image_weight"])

@@ -79,7 +79,7 @@ def foreign(path: Path) -> None:
 
 def newer(path: Path) -> None:
     data = path.read_bytes()
-    path.write_bytes(f"{FORMAT} 2\n".encode() + data[20:])
+    path.write_bytes(f"{FORMAT} 3\n".encode() + data[20:])
 
 
 PATCHED = {

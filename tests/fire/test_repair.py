@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -245,6 +247,43 @@ def test_a_killed_repair_leaves_the_cache_and_no_half_file(whole, damaged, root,
     assert mend(damaged, root).exact
     assert out.read_bytes() == whole.read_bytes()
     assert not list(tmp_path.glob("*.repairing"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path):
+    """A file system of one MiB that is really full when it is full."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    made = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"mounting a small file system needs root: {made.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("room", [0, 2000, 20_000])
+def test_a_full_disk_leaves_the_cache_and_no_half_file(
+    whole, damaged, root, small_disk, room
+) -> None:
+    """Wherever the copy is cut short; with room again, the same call mends it."""
+    flip(damaged, places(damaged, "/images/embedding", 9), 3)
+    before, out = damaged.read_bytes(), small_disk / "mended.h5"
+    assert len(before) > 20_000
+    ballast = small_disk / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        with suppress(OSError):
+            while file.write(bytes(4096)) == 4096:
+                pass
+        file.truncate(ballast.stat().st_size - room)
+    with pytest.raises(EmbedcalError, match=r"(?i)no space left") as error:
+        mend(damaged, root, out=out)
+    assert "\n" not in str(error.value)
+    assert damaged.read_bytes() == before
+    assert {path.name for path in small_disk.iterdir()} <= {"ballast", "mended.h5.lock"}
+    ballast.unlink()
+    assert mend(damaged, root, out=out).exact
+    assert out.read_bytes() == whole.read_bytes()
 
 
 def test_two_repairs_at_once(damaged, root) -> None:

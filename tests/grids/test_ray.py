@@ -146,10 +146,10 @@ def test_tokens_that_a_node_does_not_have_are_one_line(cache, tmp_path: Path) ->
     known = known_of(Workbench(cache))
     gone = replace(known, meta=replace(known.meta, path=tmp_path / "none.h5"))
     with pytest.raises(EmbedcalError, match=r"with its tokens at .*every node has"):
-        gone.tokens(np.arange(3))
+        gone.take("tokens", np.arange(3))
     other = replace(known, meta=replace(known.meta, fingerprint="0" * 64))
     with pytest.raises(EmbedcalError, match="the same cache at"):
-        other.tokens(np.arange(3))
+        other.take("tokens", np.arange(3))
 
 
 METHOD = '''

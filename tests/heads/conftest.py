@@ -8,7 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from embedcal.heads import AdapterHead, AttnPoolHead, Head, LinearHead, MlpHead, ProjectionHead
+from embedcal.heads import (
+    AdapterHead,
+    AttnPoolHead,
+    ContextHead,
+    Head,
+    LinearHead,
+    MappedHead,
+    MlpHead,
+    ProjectionHead,
+    TemplatesHead,
+)
 from embedcal.types import Projection, TextBank
 
 
@@ -69,6 +79,11 @@ HEADS = (
     "attnpool/image+text_proj",
     "adapter",
     "mlp",
+    "mapped",
+    "context/with-class",
+    "context/alone",
+    "templates/cosines",
+    "templates/embeddings",
 )
 
 
@@ -86,6 +101,19 @@ def make(which: str, model: Model, seed: int = 0) -> Head:
         made: Head = LinearHead.start(model.joint, model.classes, generator, normalise=True)
     elif name == "mlp":
         made = MlpHead.start(model.joint, model.classes, generator, hidden=6)
+    elif name == "mapped":
+        rows = torch.randn(2 + 2 + model.classes, model.joint, generator=generator)
+        parts = dict(zip(("basis", "change", "weight"), rows.split([2, 2, model.classes])))
+        made = MappedHead(parts)
+    elif name == "context":
+        text = torch.randn(model.classes, 2, model.joint, generator=generator)
+        state = {"text": text, "logit_scale": torch.tensor(1.5)}
+        if scope == "alone":
+            state["contexts"] = torch.randn(2, model.joint, generator=generator)
+        made = ContextHead(state, infer=scope, temperature=2.0)
+    elif name == "templates":
+        state = {"text": torch.tensor(model.bank.embedding), "logit_scale": torch.tensor(1.5)}
+        made = TemplatesHead(state, keep=2, combine=scope)
     elif name == "adapter":
         made = AdapterHead.start(model.bank, generator, hidden=6, residual=0.5)
         made(model.x("embedding"))  # in training: the running statistics move

@@ -13,6 +13,7 @@ from feature_worlds import CLASSES, PLACES, WIDTH, World
 
 from embedcal.cache import open_cache
 from embedcal.cache.importing import Names, import_features
+from embedcal.datasets.places import remember
 from embedcal.fitting import fit
 from embedcal.interchange import export_features, find_run
 from embedcal.types import EmbedcalError
@@ -123,6 +124,25 @@ def test_a_run_over_another_cache_is_refused(cache_of: Callable[..., Path], tmp_
         with pytest.raises(EmbedcalError, match="expected a run, found none called 'last'"):
             find_run("last", one)
     assert not (tmp_path / "x.npz").exists()
+
+
+def test_last_is_the_run_that_was_asked_for_last(
+    cache_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Wherever it lies, and though nothing was trained for it again; never one of another cache."""
+    path, other = cache_of(), cache_of("float16", name="other")
+    with open_cache(path) as cache, open_cache(other) as wrong:
+        first = fit("erm", cache, head="linear", epochs=1, out=tmp_path / "runs")
+        remember("run", first.folder)
+        assert find_run("last", path).id == find_run(first.id[:5], path).id == first.id
+        second = fit("erm", cache, head="linear", epochs=2, out=tmp_path / "runs")
+        assert find_run("last", path).id == second.id
+        remember("run", first.folder)
+        assert find_run("last", path).id == first.id
+        elsewhere = fit("erm", wrong, head="linear", epochs=1, out=tmp_path / "runs")
+        remember("run", elsewhere.folder)
+    assert find_run("last", path).id == second.id
+    assert find_run("last", other).id == elsewhere.id
 
 
 @pytest.mark.parametrize(

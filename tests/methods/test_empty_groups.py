@@ -26,6 +26,7 @@ from embedcal.cache import BuildOptions, build_cache, import_features, open_cach
 from embedcal.comparing import compare
 from embedcal.comparing.recorded import number
 from embedcal.datasets.manifest import Attribute, Manifest
+from embedcal.datasets.prompts import read_pairs
 from embedcal.evaluate import RULES
 from embedcal.fitting import fit_on
 from embedcal.grids import grid
@@ -129,11 +130,18 @@ def make_cache(folder: Path, *, one: bool = False, hidden: bool = False) -> Path
         split=split,
         classes=CLASSES,
         attributes=(Attribute(name="scene", values=VALUES, labels=scene),) if one else both,
-        prompts={"class": CLASSES, "attribute": ("land", "sea", "day", "night")},
+        prompts={
+            "class": CLASSES,
+            "attribute": ("land", "sea", "day", "night"),
+            "group": tuple(f"{name} {place}" for name in CLASSES for place in ("land", "sea")),
+        },
         warnings=(),
     )
     templates = ("a photo of a {}.", "{}", "the {}", "one {}")
-    out = BuildOptions(out=folder / f"{one}.h5", templates=templates, tokens=False, batch_size=64)
+    pairs = {"reject": [["land", "sea"]], "accept": [["crow", "duck"]], "equal": [["a", "b"]]}
+    out = BuildOptions(
+        out=folder / f"{one}.h5", templates=templates, pairs=read_pairs(pairs), batch_size=64
+    )
     return build_cache(manifest, NumpyEncoder(), options=out).path
 
 

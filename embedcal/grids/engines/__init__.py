@@ -46,6 +46,7 @@ def work(
     elif engine == "ray":
         from embedcal.grids.engines import ray
 
+        _check_shared(jobs, site, on)
         ray.run(jobs, site, on, report, workers=workers)
     elif torch_device(site.device) != "cpu":
         batched.run(jobs, site, on, report)
@@ -71,3 +72,14 @@ def _on_cpu(
         processes.run(left, site, on, report, workers=workers)
     else:
         sequential.run(left, site, on, report)
+
+
+def _check_shared(jobs: Sequence[Job], site: Site, on: Workbench) -> None:
+    """EmbedcalError where features stay in a file, which other machines may not have."""
+    methods = [job.method for job in jobs]
+    firsts = [site.place(on, 0, "").first(m.stage) for m in methods if m.stage is not None]
+    for level in {method.level for method in (*methods, *firsts) if on.streams(method.level)}:
+        raise EmbedcalError(
+            f"expected {level} features that fit into memory for --engine ray, which sends them to "
+            "every node, found more than the limit: raise --memory, or use --engine processes"
+        )

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from embedcal.evaluate import RULES
-from embedcal.fitting import finish, task_of
+from embedcal.fitting import environments_of, finish, task_of
 from embedcal.grids.engines.base import Report
 from embedcal.grids.jobs import Job, Site, do, fail, found, staged_site, stages
 from embedcal.methods.base import Gradient, Solver
@@ -19,8 +18,10 @@ from embedcal.runs import claim
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
+    from embedcal.environments import Environments
     from embedcal.heads import Head
-    from embedcal.keep import Kept
+    from embedcal.keep import Keeper
+    from embedcal.stacked import Member
     from embedcal.types import EmbedcalError
 
 MOST = 256  # runs of one stack, however little memory each takes
@@ -143,36 +144,54 @@ def _solve(jobs: Sequence[Job], site: Site, on: Workbench) -> list[Fitted | Embe
     task = on.task(jobs[0].method)
     methods = [job.method for job in jobs if isinstance(job.method, cls)]
     heads: list[Head] = cls.solve_stack(methods, task, [job.seed for job in jobs])
+    environments = environments_of([site.rule], site.place(on, jobs[0].seed, "batched"))
     return [
-        _fitted({method.selection: Kept(epoch=0, score=0.0, head=head)}, [])
+        Fitted(
+            best={method.selection: Kept(epoch=0, score=0.0, head=head)},
+            curve=[],
+            seconds=0.0,
+            engine="batched",
+            marks=method.marks(task),
+            environments=environments,
+        )
         for method, head in zip(methods, heads, strict=True)
     ]
 
 
 def _train(jobs: Sequence[Job], site: Site, on: Workbench) -> list[Fitted | EmbedcalError]:
     from embedcal.heads import torch_device
-    from embedcal.keep import Keeper, rules_for
+    from embedcal.keep import Keeper
     from embedcal.stacked import Member, train_stack
 
     device = torch_device(site.device)
     shared = on.task(jobs[0].method)  # one train split for all; only what a stage found differs
     keepers, members = [], []
+    inferred: Environments | None = None  # the same for all that ask for them
     for job in jobs:
-        method = job.method
+        method, place = job.method, site.place(on, job.seed, "batched")
         assert isinstance(method, Gradient)
         task = shared
         if method.stage is not None:
-            found = task_of(method, site.place(on, job.seed, "batched"))
-            task = replace(shared, stage=found.stage)
-        keeper = Keeper(on, method.level, rules_for(on, RULES, site.rule), device)
+            task = replace(shared, stage=task_of(method, place).stage)
+        rules = place.rules(method, site.rule)
+        asked = any(rule.environments for rule in rules)
+        inferred = inferred or environments_of(rules, place)
+        keeper = Keeper(on, method.level, rules, device, inferred if asked else None)
         keepers.append(keeper)
         members.append(Member(method=method, task=task, seed=job.seed, watch=keeper))
     ends = train_stack(members, device=device)
     return [
-        end if isinstance(end, Exception) else _fitted(keeper.best, keeper.curve)
-        for end, keeper in zip(ends, keepers, strict=True)
+        end if isinstance(end, Exception) else _fitted(member, keeper)
+        for end, member, keeper in zip(ends, members, keepers, strict=True)
     ]
 
 
-def _fitted(best: Mapping[str, Kept], curve: Sequence[Mapping[str, float]]) -> Fitted:
-    return Fitted(best=best, curve=curve, seconds=0.0, engine="batched")
+def _fitted(member: Member, keeper: Keeper) -> Fitted:
+    return Fitted(
+        best=keeper.best,
+        curve=keeper.curve,
+        seconds=0.0,
+        engine="batched",
+        marks=member.method.marks(member.task),
+        environments=keeper.environments,
+    )

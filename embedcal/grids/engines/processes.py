@@ -96,7 +96,8 @@ def _begin(site: Site, folder: str, parent: int) -> None:
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     cache = open_cache(site.cache)
-    _worker["site"], _worker["on"] = site, workbench(cache, site.attributes, mapped(Path(folder)))
+    on = workbench(cache, site.attributes, mapped(Path(folder)), site.memory)
+    _worker["site"], _worker["on"] = site, on
 
 
 def _end_with(parent: int) -> None:

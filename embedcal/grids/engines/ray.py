@@ -39,6 +39,7 @@ from embedcal.types import (
     EmbedcalError,
     FloatArray,
     IntArray,
+    Level,
     Projection,
     Split,
     TextBank,
@@ -103,7 +104,7 @@ class Known:
     def projection(self) -> Projection | None:
         return copy.deepcopy(self.weights)
 
-    def tokens(self, rows: IntArray) -> FloatArray:
+    def take(self, level: Level, rows: IntArray) -> FloatArray:
         """Tokens (n, L, M) of some rows, from the file, which must lie on the node for it."""
         path = self.meta.path
         if not path.is_file():
@@ -117,7 +118,7 @@ class Known:
                     f"expected the same cache at {path} on every node, found another on "
                     f"{platform.node()}: copy it there, and give --retry-failed"
                 )
-            return cache.tokens(rows)
+            return cache.take(level, rows)
 
 
 def known_of(on: Workbench) -> Known:

@@ -22,7 +22,7 @@ from embedcal.cache import BuildOptions, build_cache
 from embedcal.cache.format import FORMAT_VERSION
 from embedcal.datasets.manifest import Attribute, Manifest
 from embedcal.encoders.base import EncoderMeta
-from embedcal.types import Projection
+from embedcal.types import Pairs, Projection
 
 HERE = Path(__file__).parent
 N, D, W, L, M, V = 7, 3, 2, 2, 2, 2
@@ -114,7 +114,15 @@ def main() -> None:
             masks=tuple(f"masks/{i}.png" for i in range(N)),
             warnings=("the group 1 is small",),
         )
-        options = BuildOptions(out=out, tokens=True, batch_size=4, templates=tuple(templates))
+        concepts = ["a bird on land", "a bird on water", "perching feet", "webbed feet"]
+        pairs = [[0, 1, "reject"], [2, 3, "accept"], [1, 0, "equal"]]
+        options = BuildOptions(
+            out=out,
+            tokens=True,
+            batch_size=4,
+            templates=tuple(templates),
+            pairs=Pairs(prompts=tuple(concepts), pairs=tuple((i, j, r) for i, j, r in pairs)),
+        )
         build_cache(manifest, Rule(), options=options)
     blank = [i == UNREADABLE for i in range(N)]
 
@@ -149,9 +157,11 @@ def main() -> None:
                 "prompts": values,
                 "embedding": [[text(t.replace("{}", v)) for t in templates] for v in values],
             },
+            "pairs": {"prompts": concepts, "embedding": [[text(each)] for each in concepts]},
         },
         "templates": templates,
         "descriptions": described,
+        "pairs": pairs,
         "image_weight": [[0, 1], [2, 3], [4, 5]],
         "text_weight": [[0, -1], [-2, -3], [-4, -5]],
         "logit_scale": 4.5,
