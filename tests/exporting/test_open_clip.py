@@ -107,11 +107,12 @@ def test_the_script_predicts_as_the_run_did(worlds, tower: str, name: str) -> No
     probabilities = np.array([float(row["probability"]) for row in rows])
     names = world.cache.meta.classes
     wanted = [names[k] for k in logits.argmax(1)]
-    if name not in ("zeroshot", "both", "mean"):  # these may lean to one class, as random CLIPs do
+    if name not in ("zeroshot", "both", "mean", "attnpool"):  # lean to a class, as random CLIPs do
         assert 0.1 < (logits.argmax(1) == 0).mean() < 0.9, "one class alone would prove little"
     assert classes == wanted
-    np.testing.assert_allclose(probabilities, softmax(logits).max(1), atol=1e-4)
-    assert np.ptp(probabilities) > 1e-3
+    spread = np.ptp(probabilities)
+    assert spread > 1e-4, "files that look alike would prove little"
+    np.testing.assert_allclose(probabilities, softmax(logits).max(1), atol=min(1e-4, spread / 10))
 
 
 @pytest.mark.parametrize(("tower", "name"), CASES)
