@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,6 @@ BEFORE = (
 )
 TERMINALS = {
     "compare.svg": "embedcal compare runs",
-    "calibrate.svg": "embedcal calibrate runs/{erm}",
 }
 FIGURES = {
     "map.png": "embedcal map runs/{erm} runs/{dfr} -o {out}",
@@ -81,16 +82,20 @@ def _terminal(command: str, path: Path) -> None:
         console = Console(record=True, width=WIDTH, file=nowhere)
         console.print(Text("$ " + command))
         console.print(Text.from_ansi(shown))
-        console.save_svg(str(path), title="embedcal")
+        drawn = console.export_svg(title="embedcal")
+    path.write_text(
+        re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)
+    )  # no font from elsewhere
 
 
 def _page(page: Path, path: Path) -> None:
     from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
 
     options = webdriver.ChromeOptions()
     for argument in ("--headless=new", "--no-sandbox", "--hide-scrollbars"):
         options.add_argument(argument)
-    browser = webdriver.Chrome(options=options)
+    browser = webdriver.Chrome(options, Service(shutil.which("chromedriver")))
     try:
         browser.set_window_size(*PAGE)
         browser.get(page.as_uri())
