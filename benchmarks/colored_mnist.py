@@ -5,7 +5,8 @@ train, in which 99.5 % have the colour of their class and some groups are empty.
 no digits: methods that lean on its texts stay at chance, 20 %, and the table is evidence about
 software with many classes and groups, not about the methods. They are fitted as a grid, side by
 side in a process a core. With ``--rows 10000`` everything is to end within five minutes on two
-quiet cores; ``--settings`` adds what ``embedcal demo --all`` has of other settings of some methods.
+quiet cores. ``--image-only`` has features of its own instead, and leaves out what needs texts;
+``--settings`` adds what ``embedcal demo --all`` has of other settings of some methods.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import os
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -37,6 +38,7 @@ from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
 
 LONGEST = ("dfr", "con-adapter")  # are begun first, so that no core waits for one at the end
+IMAGE_ONLY = f"{Path(__file__).parent / 'shapes_and_colours.py'}:ShapesAndColours"
 ALL_ROWS, TARGET = 10_000, 300.0  # seconds in all, with one head seed, on two quiet cores
 
 
@@ -67,7 +69,11 @@ def compare(path: Path, entries: Sequence[Entry], seeds: int) -> Compared:
     with open_cache(path) as opened:
         on = Workbench(opened)
         served = []
-        for entry in entries:
+        for given in entries:
+            entry = given
+            if given.options.get("features") not in (None, *opened.meta.levels):
+                rest = {k: v for k, v in given.options.items() if k != "features"}
+                entry = replace(given, options=rest)  # at the level that the encoder has
             try:
                 on.task(configure(entry.method, entry.options).resolve(on.offer))
                 served.append(entry)
@@ -124,6 +130,11 @@ def main() -> None:
     parser.add_argument("--root", type=Path, help="folder of MNIST's files")
     parser.add_argument("--rows", type=int, default=2000, help="rows in all; 10000 is every one")
     parser.add_argument("--seeds", type=int, default=1, help="head seeds a method")
+    parser.add_argument(
+        "--image-only",
+        action="store_true",
+        help="an encoder without text in place of the tiny CLIP",
+    )
     parser.add_argument("--settings", action="store_true", help="other settings of methods too")
     parser.add_argument("--home", type=Path, help="keep pictures, cache and runs in this folder")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write everything here")
@@ -137,7 +148,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["EMBEDCAL_HOME"] = str(given.home or folder)
         read = ReadOptions(rows=given.rows)
-        report = cache("colored-mnist", root=root, backbone="tiny", read=read)
+        backbone = IMAGE_ONLY if given.image_only else "tiny"
+        report = cache("colored-mnist", root=root, backbone=backbone, read=read)
         cached = time.perf_counter() - start
         found = compare(report.path, entries_of(settings=given.settings), given.seeds)
     seconds = time.perf_counter() - start

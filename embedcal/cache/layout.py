@@ -35,6 +35,7 @@ from embedcal.cache.format import (
     parse_head,
 )
 from embedcal.cache.virtual import Piece, openable, read_pieces
+from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError
 
 _MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -284,8 +285,8 @@ def _read_structure(
 
 def _refused(path: Path, where: str, found: str) -> EmbedcalError:
     return EmbedcalError(
-        f"expected only what the cache format allows, found {found} at {where} in {path}: "
-        "do not use this file; make the cache again"
+        f"expected only what the cache format allows, found {found} at {printable(where)} in "
+        f"{path}: do not use this file; make the cache again"
     )
 
 
@@ -368,8 +369,7 @@ def _root_attributes(path: Path, root: Any) -> dict[str, Any]:
             raise _refused(path, f"attribute {name}", "another type")
         value = np.empty((), np.int64 if kind == "int" else np.dtype(f"S{type_id.get_size()}"))
         attr.read(value, mtype=None if kind == "int" else type_id)
-        plain = value.item()
-        values[name] = plain if kind == "int" else plain.decode("utf-8")
+        values[name] = value.item() if kind == "int" else value.item().decode("utf-8")
         if kind == "json":
             values[name] = json.loads(values[name])
     if missing := known.keys() - values.keys():

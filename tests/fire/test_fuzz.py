@@ -198,6 +198,7 @@ def opened_or_refused(opener: Opener, changes: list[tuple[int, bytes]]) -> None:
 @example(changes=[(0, b"\x89HDF\r\n\x1a\n\3")])  # another superblock
 @example(changes=[(96, b"\xff" * 8)])
 @example(changes=[(40, bytes(8))])
+@example(changes=[(1520, b"\n")])  # in the name of an attribute
 def test_a_damaged_cache_is_refused_or_verify_tells(opener, changes) -> None:
     found_or_refused(opener, changes)
 
