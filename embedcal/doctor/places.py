@@ -134,7 +134,7 @@ def _locks(folder: Path) -> bool:
                     return False
             except Timeout:
                 return True
-    except (OSError, NotImplementedError, Timeout):
+    except (OSError, NotImplementedError, Timeout):  # some network file systems have no locks
         return False
 
 

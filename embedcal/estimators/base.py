@@ -6,6 +6,7 @@ n rows, d features, C classes.
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -37,7 +38,7 @@ class ArraysError(EmbedcalError, ValueError):
     """A mistake in what an estimator was given: the ValueError that scikit-learn expects."""
 
 
-class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class Classifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """A method over features in memory. Subclasses name the method and its options."""
 
     classes_: np.ndarray
@@ -46,9 +47,9 @@ class Classifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     epoch_: int
     labels_used_: tuple[str, ...]
 
+    @abstractmethod
     def _chosen(self) -> tuple[str, Mapping[str, Any]]:
         """The method's name and its options."""
-        raise NotImplementedError
 
     def fit(
         self,
