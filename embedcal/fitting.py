@@ -24,7 +24,7 @@ from embedcal.records import (
     judged_by,
     selection_of,
 )
-from embedcal.runs import Run, claim, load_run, reselect, run_id, store
+from embedcal.runs import Run, append, claim, listed, load_run, reselect, run_id, store
 from embedcal.scored import log
 from embedcal.streaming import how, limit
 from embedcal.types import EmbedcalError, Task
@@ -241,7 +241,11 @@ def run(method: Method, wanted: Rule, place: Place) -> Run:
     """The run, whether it is there already or not; nobody does it at the same time."""
     with claim(place.folder(method), wait=True):
         done = place.finished(method, wanted)
-        return _again(done, method, wanted, place.on) if done else fit_new(method, wanted, place)
+        if done is None:
+            return fit_new(method, wanted, place)
+        if not listed(place.runs, done.record):
+            append(place.runs, done.record)
+        return _again(done, method, wanted, place.on)
 
 
 def fit_new(method: Method, wanted: Rule, place: Place) -> Run:

@@ -259,6 +259,29 @@ def append(folder: Path, record: Mapping[str, Any]) -> None:
         os.close(file)
 
 
+def listed(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Whether a whole line of a folder says of a run what its record does: done, or failed.
+
+    Whoever was killed between the folder and its line has left no line. Reads bytes, since only
+    lines of the run's id are parsed.
+    """
+    try:
+        lines = (folder / RESULTS).read_bytes()
+    except FileNotFoundError:
+        return False
+    name = json.dumps(record["id"]).encode()
+    end = len(lines)
+    while (at := lines.rfind(name, 0, end)) >= 0:
+        end = lines.rfind(b"\n", 0, at) + 1
+        try:
+            found = json.loads(lines[end : lines.index(b"\n", at)])
+            if found["id"] == record["id"]:
+                return bool(found["status"] == record["status"])
+        except (ValueError, KeyError, TypeError):  # torn, or damaged
+            continue
+    return False
+
+
 @contextmanager
 def claim(folder: Path, *, wait: bool) -> Iterator[bool]:
     """Whether this process may do the run of ``folder``; nobody else may until the block ends.

@@ -12,11 +12,11 @@ from typing import Any
 
 from embedcal.evaluate import Rule, rule
 from embedcal.fitting import Place, configure, fit_new
-from embedcal.grids.results import FAILED, listed
+from embedcal.grids.results import FAILED
 from embedcal.grids.settings import Setting
 from embedcal.methods.base import Method
 from embedcal.records import identity
-from embedcal.runs import NoRoomError, append, claim, room
+from embedcal.runs import NoRoomError, append, claim, listed, room
 from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
 
@@ -96,7 +96,7 @@ def do(job: Job, site: Site, on: Workbench, engine: str) -> Record | None:
 def found(job: Job, site: Site, on: Workbench) -> Record | None:
     """The record of a claimed run that needs no doing: it is there, or has failed before.
 
-    Whoever was killed between the folder and its line has left no line; it is added.
+    Its line is added where :func:`~embedcal.runs.listed` finds none.
     """
     known = failure(site.folder / job.id)
     if known is None:

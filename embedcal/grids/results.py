@@ -93,28 +93,6 @@ def load(folder: str | Path) -> Results:
     return results
 
 
-def listed(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a whole line of a folder says of a run what its record does: done, or failed.
-
-    For a run that was missing a moment ago; reads bytes, since only lines of its id are parsed.
-    """
-    try:
-        lines = (folder / RESULTS).read_bytes()
-    except FileNotFoundError:
-        return False
-    name = json.dumps(record["id"]).encode()
-    end = len(lines)
-    while (at := lines.rfind(name, 0, end)) >= 0:
-        end = lines.rfind(b"\n", 0, at) + 1
-        try:
-            found = json.loads(lines[end : lines.index(b"\n", at)])
-            if found["id"] == record["id"]:
-                return bool(found["status"] == record["status"])
-        except (ValueError, KeyError, TypeError):  # torn, or damaged
-            continue
-    return False
-
-
 def asked_of(folder: Path) -> list[str] | None:
     """The ids of ``grid.json``, in the order in which they were asked for; None without one."""
     try:

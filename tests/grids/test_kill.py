@@ -94,9 +94,10 @@ def alive(process) -> bool:
         return False
 
 
-@pytest.mark.parametrize("moment", ["folder", "line", "claim"])
+@pytest.mark.parametrize("moment", ["folder", "line", "claim", "stage"])
 def test_a_kill_between_a_runs_steps_is_survived(moment, made, calm, tmp_path) -> None:
-    """At the worst moments, not at random ones: before the rename, before the line, before both."""
+    """At the worst moments, not at random ones: before the rename, before the line, before both,
+    and before the line of a run that only another one starts from."""
     folder = tmp_path / "grid"
     child = start(killed_at, made, folder, moment)
     child.join()
@@ -109,13 +110,18 @@ def killed_at(cache: Path, folder: Path, moment: str, home: str) -> None:
     from embedcal.grids import jobs
 
     def die(*args, **kwargs):
-        if count(folder) >= 4:
+        if moment == "stage":
+            worst = args[1]["method"] == "erm" and args[1]["options"]["epochs"] == 1
+        else:
+            worst = count(folder) >= 4
+        if worst:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*args, **kwargs)
 
     home_of = {
         "folder": (runs, "_write_json"),
         "line": (runs, "append"),
+        "stage": (runs, "append"),
         "claim": (jobs, "fit_new"),
     }
     module, name = home_of[moment]
