@@ -4,8 +4,9 @@ For each world a new set of scenes is drawn, whose masks are exact; for each met
 fitted, and its Grad-CAM maps are laid over the masks of the test images. A Markdown table is
 printed: AIoU over all images and in the worst group with 95 % intervals, the same of centred
 logits, IoU of the true class's map alone, the share of such maps that are 0 everywhere, accuracy
-in the worst group, and the seconds of one fit. Then AIoU of each group, and whether methods with a
-better worst group have more of it: rank correlations.
+in the worst group. Then AIoU of each group, and whether methods with a better worst group have more
+of it: rank correlations. ``--write`` puts the first table and the correlations between their marks
+in docs/explanation/right-for-the-right-reasons.md.
 
 Centred logits: adding one function of the image to every logit of a head changes no probability
 and no decision, yet it changes the maps. Grad-CAM of the logits less their mean over the classes
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,6 +51,9 @@ from embedcal.runs import Run
 from embedcal.types import EmbedcalError, FloatArray, Split
 from embedcal.workbench import Workbench
 
+PAGE = (
+    Path(__file__).parent.parent / "docs" / "explanation" / "right-for-the-right-reasons.md"
+)
 TEST: Split = "test"
 BATCH = 64
 
@@ -64,7 +69,6 @@ class Line:
     own: float
     empty: float
     worst_group: float
-    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +194,6 @@ def table(
             own=float(np.nanmean(np.concatenate([one.own for one in seen[label]]))),
             empty=float(np.mean(np.concatenate([one.empty for one in seen[label]]))),
             worst_group=100 * mean(float(run.test["worst_group"]) for run in runs[label]),
-            seconds=mean(float(run.record["seconds"]) for run in runs[label]),
         )
         for label, *_ in chosen
     ]
@@ -211,22 +214,27 @@ def _joined(cells: Sequence[Strata]) -> Strata:
     )
 
 
-def markdown(lines: Sequence[Line], groups: Sequence[str]) -> str:
-    """The table, then the AIoU of each group."""
+def markdown(lines: Sequence[Line]) -> str:
+    """The table of all methods."""
     heads = ("method", "AIoU", "worst group", "centred AIoU", "worst group", "IoU", "empty",
-             "worst group's accuracy", "s")  # fmt: skip
+             "worst group's accuracy")  # fmt: skip
     out = ["| " + " | ".join(heads) + " |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
     out += [
         f"| {line.label} | {_of(line.plain)} | {_worst(line.plain)} | {_of(line.centred)} | "
         f"{_worst(line.centred)} | {line.own:.3f} | {100 * line.empty:.0f} % | "
-        f"{line.worst_group:.1f} % | {line.seconds:.1f} |"
+        f"{line.worst_group:.1f} % |"
         for line in lines
     ]
-    out += ["", "| AIoU | " + " | ".join(groups) + " |", "| --- " + "| ---: " * len(groups) + "|"]
+    return "\n".join(out)
+
+
+def by_group(lines: Sequence[Line], groups: Sequence[str]) -> str:
+    """A second table: the AIoU of each group."""
+    out = ["| AIoU | " + " | ".join(groups) + " |", "| --- " + "| ---: " * len(groups) + "|"]
     for line in lines:
         assert line.plain.groups is not None
         out.append(f"| {line.label} | " + " | ".join(f"{v:.3f}" for v in line.plain.groups) + " |")
-    return "\n".join([*out, "", *correlations(lines)])
+    return "\n".join(out)
 
 
 def correlations(lines: Sequence[Line]) -> list[str]:
@@ -272,13 +280,18 @@ def main() -> None:
     parser.add_argument("--layer", default="layer3", help="of the tiny CLIP: layer1 to layer4")
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help="by default all")
     parser.add_argument("--home", type=Path, help="keep worlds, caches and runs in this folder")
+    parser.add_argument("--write", action="store_true", help=f"its table into {PAGE.name}")
     given = parser.parse_args()
     keep = nullcontext(str(given.home)) if given.home else tempfile.TemporaryDirectory()
     with keep as home:
         os.environ["EMBEDCAL_HOME"] = home
         lines = table(given.worlds, given.seeds, given.rows, given.layer, given.methods)
     groups = ("landbird, land", "landbird, water", "waterbird, land", "waterbird, water")
-    print(markdown(lines, groups))
+    print(markdown(lines), by_group(lines, groups), *correlations(lines), sep="\n\n")
+    if given.write:
+        text = "\n".join([markdown(lines), "", "```text", *correlations(lines), "```"])
+        marks = re.compile(r"(<!-- aiou -->\n).*?(<!-- /aiou -->)", re.DOTALL)
+        PAGE.write_text(marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", PAGE.read_text()))
 
 
 if __name__ == "__main__":

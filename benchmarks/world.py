@@ -153,10 +153,9 @@ def every_method(found: Mapping[str, Mean]) -> str:
             f"{row.worst_group:.1f} ± {row.worst_group_std:.1f}",
             f"{row.train_weighted:.1f} ± {row.train_weighted_std:.1f}",
             " / ".join(f"{group:.0f}" for group in row.groups),
-            f"{row.seconds:.1f}",
         )
         rows.append((KINDS.index(kind), f"| {' | '.join(cells)} |"))
-    heads = ("reads", "method", "epoch by", "worst group", "train-weighted", "groups", "s")
+    heads = ("reads", "method", "epoch by", "worst group", "train-weighted", "groups")
     lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows.sort(key=lambda row: row[0])  # of one budget in the order of the demo
     return "\n".join([*lines, *(row for _, row in rows)])
