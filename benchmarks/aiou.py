@@ -51,9 +51,7 @@ from embedcal.runs import Run
 from embedcal.types import EmbedcalError, FloatArray, Split
 from embedcal.workbench import Workbench
 
-PAGE = (
-    Path(__file__).parent.parent / "docs" / "explanation" / "right-for-the-right-reasons.md"
-)
+PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "right-for-the-right-reasons.md"
 TEST: Split = "test"
 BATCH = 64
 
