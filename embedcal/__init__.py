@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from embedcal import cache as cache
     from embedcal.cache import BuildOptions as BuildOptions
     from embedcal.cache import BuildReport as BuildReport
     from embedcal.cache import FeatureCache as FeatureCache
     from embedcal.cache import import_features as import_features
-    from embedcal.cache import open_cache as open  # noqa: F401
-    from embedcal.cache.sharding import verify_any as verify  # noqa: F401
+    from embedcal.cache import open_cache
+    from embedcal.cache.sharding import verify_any
+    from embedcal.caching import cache as cache
     from embedcal.checking import check as check
     from embedcal.comparing import compare as compare
     from embedcal.comparing import sensitivity as sensitivity
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from embedcal.detecting import detect as detect
     from embedcal.encoders.load import load_encoder as load_encoder
     from embedcal.errors import EmbedcalError as EmbedcalError
-    from embedcal.evaluate import evaluate_labels as evaluate  # noqa: F401
+    from embedcal.evaluate import evaluate_labels
     from embedcal.explaining import aiou as aiou
     from embedcal.explaining import explain as explain
     from embedcal.exporting import export as export
@@ -53,6 +53,9 @@ if TYPE_CHECKING:
     from embedcal.runs import Run as Run
     from embedcal.studies import study as study
     from embedcal.tracking import track as track
+
+    # Under another name an import would be private to a type checker.
+    evaluate, open, verify = evaluate_labels, open_cache, verify_any
 
 # Public name -> (module, name there).
 _HOMES = {

@@ -6,6 +6,8 @@ skipped, 130 interrupted. Heavy imports are guests of the commands that need the
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shlex
 import sys
@@ -54,6 +56,7 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main() -> None:
@@ -61,8 +64,13 @@ def main() -> None:
     from typer.exceptions import TyperException
 
     set_volume(Volume.NORMAL)
+    stdout = sys.stdout
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that has no sign for "±"
+            stream.reconfigure(errors="replace")
     try:
         status = app(standalone_mode=False, prog_name="embedcal")
+        sys.stdout.flush()
     except EmbedcalError as error:
         if volume() is Volume.VERBOSE:
             traceback.print_exc()
@@ -71,9 +79,16 @@ def main() -> None:
         status = _usage(error)
     except (KeyboardInterrupt, typer.Abort):
         status = INTERRUPTED
+    except SystemExit as stop:  # typer's own way out of a closed pipe
+        status = stop.code if sys.stdout is stdout else 0
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         status = 0
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        _close_output()
+        status = _fail(f"expected room to write, found: {error.strerror}: make some, and go on")
     if status == INTERRUPTED:  # typer turns some of them into a status itself
         again = shlex.join(["embedcal", *sys.argv[1:]])
         say(f"interrupted; what was finished is kept. To go on: {again}")
@@ -92,6 +107,11 @@ def _root(
 
         typer.echo(f"embedcal {__version__}")
         raise typer.Exit
+
+
+def _close_output() -> None:
+    """What could not be written is not tried again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str) -> int:

@@ -263,8 +263,7 @@ def fit_entry(on: Workbench, entry: Entry, seeds: Iterable[int]) -> Row:
     select = rule(entry.select) if entry.select else default_rule(has_attributes=True)
     runs = [
         fit_on(on, entry.method, entry.options, seed=seed, select=select.name)
-        for seed in seeds
-        if entry.method != "zeroshot" or seed == 0
+        for seed in (seeds if chosen.random else list(seeds)[:1])
     ]
     return _summary(on, entry, kind_of(chosen, select), runs)
 

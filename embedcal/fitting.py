@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +33,10 @@ from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
     from embedcal.environments import Environments
+    from embedcal.heads import Head
     from embedcal.methods.base import Method, Stage
 
+ROWS = 8192  # images that a method looks at again at once
 REVISION = 1  # of this engine; raised when results change for equal options
 
 
@@ -97,24 +100,42 @@ def fit_on(
     device: str = "auto",
 ) -> Run:
     """:func:`fit` over a workbench that several runs share."""
+    from embedcal.heads import torch_device
+
     resolved = configure(method, options).resolve(on.offer)
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
-    if not isinstance(seed, int) or seed < 0:
-        raise EmbedcalError(f"expected a seed of 0 or more, found {seed}")
+    seed, _ = seed_of(seed), torch_device(device)
     runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
     place = Place(on=on, seed=seed, runs=runs, device=device)
     return run(resolved, wanted, place)
 
 
+def seed_of(seed: Any) -> int:
+    """A seed as Python's own whole number; EmbedcalError where it is none that torch takes."""
+    try:
+        number = -1 if isinstance(seed, bool) else operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < 1 << 63:
+        raise EmbedcalError(
+            f"expected a seed from 0 to 2**63 - 1, found {seed}: give a whole number"
+        )
+    return number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a run happens: over which data, from which seed, into which folder, on which device."""
+    """Where a run happens: over which data, from which seed, into which folder, on which device.
+
+    ``environments`` were inferred elsewhere and sent, where no folder holds their probe.
+    """
 
     on: Workbench
     seed: int
     runs: Path
     device: str
     engine: str = "sequential"
+    environments: Environments | None = field(default=None, compare=False, repr=False)
 
     def finished(self, method: Method, wanted: Rule) -> Run | None:
         """The run of these options if it is there, kept a head for the rule and met it."""
@@ -196,17 +217,16 @@ def environments_of(rules: Iterable[Rule], place: Place) -> Environments | None:
     """Environments of validation if one of the rules asks for them, by a probe that is fitted once.
 
     The probe's run lies in a folder of its own below the runs: whoever asks for it holds the claim
-    on a run, which might be the probe's twin.
+    on a run, which might be the probe's twin. On a node of a cluster, which shares no folder, they
+    come with the place.
     """
     if not any(each.environments for each in rules):
         return None
+    if place.environments is not None:
+        return place.environments
     from embedcal.environments import FOLDER, PROBE, SEED, infer
 
-    if place.engine == "ray":  # a node has no folder to share the probe by
-        raise EmbedcalError(
-            "expected --engine sequential, processes or batched for the rule 'val.env', found ray: "
-            "its probe is fitted once, beside the runs"
-        )
+    assert place.engine != "ray"  # whoever sends a run there sends them too
     at = replace(place, seed=SEED, runs=place.runs / FOLDER, engine="sequential")
     done = run(at.first(PROBE), rule(PROBE.select), at)
     y = done.strata("val").y
@@ -318,6 +338,9 @@ def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
         more["environments"] = fitted.environments.record()
     if fitted.marks is not None:
         more["found"] = identified(fitted.marks, method, on)
+    account = _account(method, fitted.best[selection_of(method, wanted)].head, on)
+    if account:
+        more["account"] = account
     record = {
         "id": folder.name,
         "status": "done",
@@ -338,6 +361,16 @@ def finish(method: Method, wanted: Rule, place: Place, fitted: Fitted) -> Run:
     stored = store(folder, record, heads, logits, cells)
     log(on.cache.fingerprint, folder.name, rules)
     return stored
+
+
+def _account(method: Method, head: Head, on: Workbench) -> dict[str, Any]:
+    """What the method says of how its head judges val and test; most say nothing."""
+    device = str(next(head.parameters()).device)
+    told = {
+        split: method.account(head, on.features(split, method.level, device).split(ROWS))
+        for split in JUDGED
+    }
+    return {split: dict(what) for split, what in told.items() if what}
 
 
 def _again(done: Run, method: Method, wanted: Rule, on: Workbench) -> Run:

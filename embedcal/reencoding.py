@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,9 +12,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache import CacheMeta, FeatureCache, open_cache
+from embedcal.cache import CacheMeta, FeatureCache
 from embedcal.cache.cropping import Prepare, cropping
+from embedcal.cache.encoding import worker_count
 from embedcal.cache.format import OK
+from embedcal.cache.sharding import open_any
 from embedcal.encoders.again import check_preprocessing, encoder_again
 from embedcal.encoders.decode import UnreadableImageError, decode
 from embedcal.explaining.pictures import Pictures, find
@@ -120,7 +121,7 @@ def reencode(
     source = source or Source()
     if count < 1:
         raise EmbedcalError(f"expected at least 1 row to encode again, found {count}: ask for 50")
-    with open_cache(path) as cache:
+    with open_any(Path(path)) as cache:
         readable = np.flatnonzero(cache.samples.status == OK)
         if not len(readable):
             raise EmbedcalError(
@@ -211,7 +212,7 @@ def encode_rows(encoder: Encoder, pictures: Pictures, rows: IntArray) -> Encoded
     """
     meta = pictures.cache.meta
     prepare = cropping(encoder.prepare, meta.preprocessing.get("center_crop"))
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(worker_count(None)) as pool:
         read = list(pool.map(lambda row: _pixels(pictures, int(row), prepare), rows))
     levels = cast(dict[Level, str], dict(meta.levels))
     shown = [pixels for pixels, _, _ in read if pixels is not None]

@@ -1,7 +1,12 @@
-"""``embedcal repair``: what fails in a cache is encoded again, into a whole file beside it."""
+"""``embedcal repair``: what fails in a cache is encoded again, into a whole file beside it.
+
+A shard gets its own name back where the seal proves that every byte is as it was, since a virtual
+cache knows its shards by name and seal. Nobody can tell such a file from the one that was damaged.
+"""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,16 +15,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache import CacheWriter, FeatureCache, open_cache, verify
+from embedcal.cache import CacheWriter, FeatureCache, join_shards, open_cache, verify
+from embedcal.cache.checksums import CRC
 from embedcal.cache.contents import cut_reason, projection_arrays, text_arrays
-from embedcal.cache.format import OK, UNREADABLE
+from embedcal.cache.format import OK, SHARD, UNREADABLE
+from embedcal.cache.layout import StoredFile
 from embedcal.cache.repairing import WorkCopy, failing_rows
+from embedcal.cache.sharding import open_any, verify_any
 from embedcal.cache.verification import follows
 from embedcal.explaining.pictures import find
 from embedcal.reencoding import BATCH, Encoded, Progress, Source, encode_rows
 from embedcal.types import EmbedcalError, Level
 
 if TYPE_CHECKING:
+    from embedcal.cache.virtual import Piece
     from embedcal.encoders.base import Encoder
 
 ASKED = "it was named"
@@ -29,24 +38,22 @@ NO_BYTES = "could not be read when it was cached"
 
 @dataclass(frozen=True, kw_only=True)
 class Repair:
-    """What was done. ``path`` is the new file, or the cache itself where nothing failed.
+    """What was done. ``path`` is the whole file, ``written`` whether it is a new one.
 
     ``rows`` maps each row that was written anew to the reason. ``exact``: every byte is again as
     it was first written, which the seal proves. ``text``: text and projection were encoded anew
     too, since the rows alone did not account for the damage. ``unreadable`` lists (id, path,
-    reason) of all rows without features.
+    reason) of all rows without features; ``shards`` those of a virtual cache that were repaired.
     """
 
     source: Path
     path: Path
+    written: bool
     rows: Mapping[int, str]
     exact: bool
     text: bool
     unreadable: tuple[tuple[str, str, str], ...]
-
-    @property
-    def written(self) -> bool:
-        return self.path != self.source
+    shards: tuple[Path, ...] = ()
 
 
 def repair(
@@ -65,8 +72,13 @@ def repair(
     the bytes come out as they were, and the seal of the damaged file proves it. ``out`` is by
     default ``NAME-repaired.h5``; identity and fingerprint stay.
 
+    A shard is repaired likewise, its rows counted from 0, but takes the place of the damaged file
+    where the seal fits and no ``out`` is given. Of a virtual cache each shard that fails is
+    repaired so, then the file that links them.
+
     Raises EmbedcalError where nothing can mend the file: a damaged user block or structure, changed
-    labels, a missing or changed image. The cache itself is never written to.
+    labels, a missing or changed image; and for a virtual cache one of whose shards comes out
+    otherwise than it was. No file is changed but by another taking its name.
 
     Example:
         >>> import embedcal
@@ -75,16 +87,30 @@ def repair(
         True
     """
     path, source = Path(path), source or Source()
-    found = verify(path)
+    with StoredFile(path, linked="ignore") as stored:  # refuses here what cannot be mended
+        pieces, is_part = stored.arrays[CRC].pieces, f"{SHARD}part" in stored.arrays
+        if stored.head.state != "complete":
+            raise EmbedcalError(
+                f"expected a finished file, found one that is still being built in {path}: run the "
+                "command that began it again; it resumes"
+            )
+    if pieces:
+        if out is not None:
+            raise EmbedcalError(
+                f"expected no -o for {path}, whose shards keep their names, found {out}: leave it "
+                "out, or join the repaired shards with 'embedcal merge'"
+            )
+        return _repair_shards(path, pieces, rows, source, progress)
+    found = verify_any(path)
     target = Path(out) if out is not None else path.with_name(f"{path.stem}-repaired{path.suffix}")
     if target.exists():
         raise EmbedcalError(
             f"expected no file at {target}, found one: remove it or name another with -o"
         )
     if found.ok:
-        with open_cache(path) as cache:
+        with open_any(path) as cache:
             if not _wanted(cache, failing_rows(cache.stored), rows):
-                return _report(path, path, cache, {}, exact=True, text=False)
+                return _untouched(cache)
     work = target.with_name(target.name + ".repairing")
     with CacheWriter(target), WorkCopy(path, work) as copy:
         failing = failing_rows(copy.file)
@@ -95,58 +121,126 @@ def repair(
             encoder = source.encoder(cache.meta)
             done = _renew(copy, cache, encoder, wanted, source, progress) if wanted else {}
             if not done and found.ok:
-                return _report(path, path, cache, {}, exact=True, text=False)
+                return _untouched(cache)
             exact, text = copy.seal(), False
             if not exact and not found.ok:
                 text = _renew_text(copy, cache, encoder)
+                if not failing and not text:
+                    raise _beyond(path, copy.file)
                 exact = copy.seal()
-        proof = verify(work)
-        if not proof.ok:
-            raise _beyond(path)
-        with FeatureCache(work) as whole:
-            report = _report(path, target, whole, done, exact=exact, text=text)
+        if not verify_any(work).ok:
+            raise _beyond(path, copy.file)
+        with open_any(work) as whole:
+            unreadable = _unreadable(whole)
+        if is_part and exact and out is None:
+            target = path
         copy.publish(target)
-    return report
+    return Repair(
+        source=path,
+        path=target,
+        written=True,
+        rows=done,
+        exact=exact,
+        text=text,
+        unreadable=unreadable,
+    )
+
+
+def _repair_shards(
+    path: Path,
+    pieces: Sequence[Piece],
+    rows: Sequence[int],
+    source: Source,
+    progress: Progress | None,
+) -> Repair:
+    """Each shard that fails or has one of ``rows``, in its place; then the file that links them."""
+    _check(rows, pieces[-1].stop)
+    shards = [path.with_name(piece.name) for piece in pieces]
+    done: dict[int, str] = {}
+    repaired: list[Path] = []
+    text = False
+    for shard, piece in zip(shards, pieces, strict=True):
+        mine = [row - piece.start for row in rows if piece.start <= row < piece.stop]
+        if not mine and verify_any(shard).ok:
+            continue
+        found = repair(shard, rows=mine, source=source, progress=progress)
+        if found.path != shard:
+            those = [found.path if each == shard else each for each in shards]
+            raise EmbedcalError(
+                f"expected {shard} to come out as it was sealed, found other bytes, now in "
+                f"{found.path}: link it with '{_joining(those, path.with_name('NEW.h5'))}'"
+            )
+        done |= {piece.start + row: reason for row, reason in found.rows.items()}
+        repaired += [shard] if found.written else []
+        text |= found.text
+    with StoredFile(path, linked="ignore") as stored:
+        sealed = stored.head.sha256
+    own = verify(path)
+    relinked = own.sha256 != sealed
+    if relinked:
+        own = verify(join_shards(shards, path, virtual=True).path)
+    if not own.ok:
+        raise EmbedcalError(own.reason)
+    with open_cache(path) as cache:
+        return replace(
+            _untouched(cache),
+            written=relinked or bool(repaired),
+            rows=done,
+            exact=own.sha256 == sealed,
+            text=text,
+            shards=tuple(repaired),
+        )
+
+
+def _joining(shards: Sequence[Path], out: Path) -> str:
+    return f"embedcal merge {shlex.join(map(str, shards))} -o {shlex.quote(str(out))} --virtual"
 
 
 def _opened(copy: WorkCopy, path: Path) -> FeatureCache:
     """The copy as a cache under its source's name, its labels as they were sealed."""
     try:
-        cache = FeatureCache(copy.work)
+        cache = open_any(copy.work)
     except EmbedcalError:
-        raise _beyond(path) from None
+        raise _beyond(path, copy.file) from None
     cache.meta = replace(cache.meta, path=path)
     try:
         head = copy.file.head
         sealed = (cache.meta.identity, cache.meta.fingerprint) == (head.identity, head.fingerprint)
         if not (sealed and follows(cache)):
-            raise _beyond(path)
+            raise _beyond(path, copy.file)
     except BaseException:
         cache.close()
         raise
     return cache
 
 
-def _beyond(path: Path) -> EmbedcalError:
+def _beyond(path: Path, stored: StoredFile) -> EmbedcalError:
+    again = "make the cache again"
+    if f"{SHARD}part" in stored.arrays:
+        part = "/".join(map(str, stored.read(f"{SHARD}part").tolist()))
+        again = f"make it again with 'embedcal cache ... --shard {part} --out {path}'"
     return EmbedcalError(
         f"expected damage in the features of {path} only, found it in labels, ids or facts, which "
-        "no encoder can give again: restore the file or make the cache again"
+        f"no encoder can give again: restore the file or {again}"
     )
 
 
 def _wanted(
     cache: FeatureCache, failing: Mapping[int, str], asked: Sequence[int]
 ) -> dict[int, str]:
-    n = len(cache)
+    _check(asked, len(cache))
+    known = _known(cache)
+    again = [row for row in np.flatnonzero(cache.samples.status != OK).tolist() if known[row]]
+    wanted = {**dict.fromkeys(again, READABLE), **dict.fromkeys(asked, ASKED), **failing}
+    return dict(sorted(wanted.items()))
+
+
+def _check(asked: Sequence[int], n: int) -> None:
     for row in asked:
         if not 0 <= row < n:
             raise EmbedcalError(
                 f"expected rows between 0 and {n - 1}, found {row}: name rows of this cache"
             )
-    known = _known(cache)
-    again = [row for row in np.flatnonzero(cache.samples.status != OK).tolist() if known[row]]
-    wanted = {**dict.fromkeys(again, READABLE), **dict.fromkeys(asked, ASKED), **failing}
-    return dict(sorted(wanted.items()))
 
 
 def _known(cache: FeatureCache) -> list[bool]:
@@ -238,38 +332,40 @@ def _level(name: str) -> Level:
 
 
 def _renew_text(copy: WorkCopy, cache: FeatureCache, encoder: Encoder) -> bool:
-    """Text and projection as the encoder gives them; whether there were any."""
+    """Text and projection as the encoder gives them; whether any of it was otherwise."""
     made = {
         **text_arrays(encoder, cache.meta.ingredients, lambda done, total: None),
         **projection_arrays(encoder.projection()),
     }
-    there = [path for path in made if path in copy.file.arrays]
-    for path in there:
-        stored = copy.file.arrays[path]
-        if (made[path].dtype, made[path].shape) != (stored.dtype, stored.shape):
-            raise _beyond(cache.meta.path)
-        copy.write_whole(path, made[path])
-    return bool(there)
+    changed = False
+    for path, array in made.items():
+        stored = copy.file.arrays.get(path)
+        if stored is None:  # in a shard that is not the first
+            continue
+        if (array.dtype, array.shape) != (stored.dtype, stored.shape):
+            raise _beyond(cache.meta.path, copy.file)
+        if array.tobytes() != copy.file.read(path).tobytes():
+            copy.write_whole(path, array)
+            changed = True
+    return changed
 
 
-def _report(
-    source: Path,
-    path: Path,
-    cache: FeatureCache,
-    rows: Mapping[int, str],
-    *,
-    exact: bool,
-    text: bool,
-) -> Repair:
-    samples = cache.samples
+def _untouched(cache: FeatureCache) -> Repair:
+    path = cache.meta.path
     return Repair(
-        source=source,
+        source=path,
         path=path,
-        rows=rows,
-        exact=exact,
-        text=text,
-        unreadable=tuple(
-            (samples.ids[row], samples.paths[row], samples.reasons[row])
-            for row in np.flatnonzero(samples.status != OK).tolist()
-        ),
+        written=False,
+        rows={},
+        exact=True,
+        text=False,
+        unreadable=_unreadable(cache),
+    )
+
+
+def _unreadable(cache: FeatureCache) -> tuple[tuple[str, str, str], ...]:
+    samples = cache.samples
+    return tuple(
+        (samples.ids[row], samples.paths[row], samples.reasons[row])
+        for row in np.flatnonzero(samples.status != OK).tolist()
     )

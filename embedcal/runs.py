@@ -81,14 +81,15 @@ class Run:
         """Logits under every rule, by ``RULE/SPLIT``."""
         from safetensors.torch import load_file
 
-        stored = load_file(self._predictions())
+        with self._readable() as path:
+            stored = load_file(path)
         return {name: value for name, value in stored.items() if not name.startswith("cell/")}
 
     def logits(self, rule: str, split: Split) -> np.ndarray:
         """Logits (n, C) of one split under one rule, without torch."""
         from safetensors import safe_open
 
-        with safe_open(self._predictions(), "numpy") as stored:
+        with self._readable() as path, safe_open(path, "numpy") as stored:
             found: np.ndarray = stored.get_tensor(f"{rule}/{split}")
         return found
 
@@ -96,7 +97,7 @@ class Run:
         """The labels of a split as the run was judged by; the cache itself is not needed."""
         from safetensors import safe_open
 
-        with safe_open(self._predictions(), "numpy") as stored:
+        with self._readable() as path, safe_open(path, "numpy") as stored:
             known = json.loads(stored.metadata()["strata"])
             cell = stored.get_tensor(f"cell/{split}").astype(np.int64)
         n_classes, n_attributes = known["n_classes"], known["n_attributes"][split]
@@ -110,14 +111,24 @@ class Run:
             train_group_counts=None if counts is None else np.asarray(counts),
         )
 
-    def _predictions(self) -> Path:
+    @contextmanager
+    def _readable(self) -> Iterator[Path]:
+        """The file of predictions; EmbedcalError where it is not there or is damaged."""
+        from safetensors import SafetensorError
+
         path = self.folder / PREDICTIONS
         if not path.is_file():
             raise EmbedcalError(
                 f"expected {PREDICTIONS} in {self.folder}, found none: the run is incomplete, "
                 "delete its folder and fit it again"
             )
-        return path
+        try:
+            yield path
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            raise EmbedcalError(
+                f"expected predictions in {path}, found it damaged ({error}): delete the run's "
+                "folder and fit it again"
+            ) from None
 
 
 def run_id(identity: Mapping[str, Any]) -> str:
@@ -269,6 +280,10 @@ def listed(folder: Path, record: Mapping[str, Any]) -> bool:
         lines = (folder / RESULTS).read_bytes()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected lines of results in {folder / RESULTS}, found {error.strerror}: move it away"
+        ) from None
     name = json.dumps(record["id"]).encode()
     end = len(lines)
     while (at := lines.rfind(name, 0, end)) >= 0:

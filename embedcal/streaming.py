@@ -23,6 +23,13 @@ in a window of K blocks, and in a batch of b rows of it
 
 as rows are drawn without replacement twice. For b = 128 and large N the standard deviation is
 0.108 sqrt(p (1 - p)), against 0.088 of a whole shuffle. A file in random order loses nothing.
+
+Some methods repeat rows: JTT puts what it got wrong into an epoch many times. Copies that lay side
+by side would fill blocks of their own, and be of one window. So before blocks are cut, m copies of
+a row are put an m-th of the rows apart. Where that is a block or more, a window has as many of
+them as a hand of K out of N cards has of m: K m / N on average, with the variance
+K m / N (1 - m / N) (N - K) / (N - 1). Copies are read from where their row lies, so a window reads
+as many rows from elsewhere in the file as it has copies.
 """
 
 from __future__ import annotations
@@ -34,7 +41,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embedcal.types import EmbedcalError
+from embedcal.types import EmbedcalError, IntArray
 
 if TYPE_CHECKING:
     import torch
@@ -42,6 +49,7 @@ if TYPE_CHECKING:
 
 BLOCK = 64  # rows that lie one after another: 256 KB of 1024 numbers, what a disk reads at once
 WINDOW = 256  # blocks whose rows are mixed
+VERSION = 2  # of this shuffle: 1 left copies of a row side by side
 SHARE = 0.5  # of the machine's memory, that features may take where nothing else is said
 
 _UNITS = {"": 1}
@@ -51,23 +59,51 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B\s*", re.IGNORECASE)
 
 
 def block_order(
-    n: int, generator: torch.Generator, *, block: int = BLOCK, window: int = WINDOW
+    n: int,
+    generator: torch.Generator,
+    *,
+    rows: IntArray | None = None,
+    block: int = BLOCK,
+    window: int = WINDOW,
 ) -> Tensor:
-    """Positions (n,) below n, each once, shuffled by blocks as this module says."""
+    """Positions (n,) below n, each once, shuffled by blocks as this module says.
+
+    ``rows`` (n,) are the rows of which the positions are copies, where a row may come again.
+    """
     import torch
 
     blocks = torch.randperm(-(-n // block), generator=generator)
     windows = []
     for some in torch.split(blocks, window):
-        rows = (some[:, None] * block + torch.arange(block)).flatten()
-        rows = rows[rows < n]  # the last block of the file may be short
-        windows.append(rows[torch.randperm(len(rows), generator=generator)])
-    return torch.cat(windows) if windows else blocks
+        places = (some[:, None] * block + torch.arange(block)).flatten()
+        places = places[places < n]  # the last block of the file may be short
+        windows.append(places[torch.randperm(len(places), generator=generator)])
+    order = torch.cat(windows) if windows else blocks
+    return order if rows is None else spread(rows)[order]
+
+
+def spread(rows: IntArray) -> Tensor:
+    """Positions (n,) as blocks are cut from them: m copies of a row an m-th of all rows apart.
+
+    Where every row comes once, these are the positions as they are.
+    """
+    import numpy as np
+    import torch
+
+    _, which, copies = np.unique(rows, return_inverse=True, return_counts=True)
+    if len(copies) == len(rows):
+        return torch.arange(len(rows))
+    number = np.empty(len(rows), np.int64)  # of a copy among those of its row, from 0
+    number[np.argsort(which, kind="stable")] = np.arange(len(rows)) - np.repeat(
+        copies.cumsum() - copies, copies
+    )
+    place = (which / len(copies) + number / copies[which]) % 1
+    return torch.from_numpy(np.argsort(place, kind="stable"))
 
 
 def how() -> Mapping[str, int]:
     """The shuffle as the record of a run has it, and as it decides the run's id."""
-    return {"block": BLOCK, "window": WINDOW}
+    return {"block": BLOCK, "window": WINDOW, "version": VERSION}
 
 
 def limit(memory: str | int | None) -> int:

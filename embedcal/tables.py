@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,15 +12,28 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from embedcal.datasets.printable import printable
 
+TAG = re.compile(r"(?<!\\)((?:\\\\)*)\[[a-z#/@][^[]*?]")  # an odd count of backslashes escapes it
 LONGEST = 400  # characters of one text; a path is shown whole
+WIDTH = 120  # of what is not written to a terminal
+NARROWEST = 20  # below it, a width is taken for none
 
 
 def shown(text: object) -> str:
     """A text from a file, safe to print: no control characters, no markup."""
     return escape(printable(str(text), longest=LONGEST))
+
+
+def _inert(text: str) -> str:
+    """The lines of a text, whole, that act on no terminal and in which no markup acts.
+
+    Markup that is escaped already stays as it is, since reports hand over both.
+    """
+    lines = "\n".join(printable(line, longest=len(line)) for line in text.split("\n"))
+    return TAG.sub(r"\1\\\g<0>", lines)
 
 
 def percent(value: float | None) -> str:
@@ -48,12 +62,12 @@ def plain_table(title: str | None = None) -> Table:
 
 
 def facts(pairs: Mapping[str, object]) -> Table:
-    """Two columns: what, and its value."""
+    """Two columns: what, and its value, which may be escaped already and may have several lines."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs.items():
-        table.add_row(name, value if isinstance(value, str) else shown(value))
+        table.add_row(_inert(name), _inert(str(value)))
     return table
 
 
@@ -99,14 +113,26 @@ def run_table(record: Mapping[str, Any], group_names: Sequence[str]) -> Table:
 
 def console(*, stderr: bool = False) -> Console:
     """A console of the terminal's width, or of COLUMNS; into a pipe 120 wide."""
-    made = Console(stderr=stderr, highlight=False)
-    if made.is_terminal or "COLUMNS" in os.environ:
+    # A name such as :car: is no picture of one.
+    made = _Console(stderr=stderr, highlight=False, emoji=False)
+    asked = os.environ.get("COLUMNS", "")
+    if asked.isdecimal() and int(asked) >= NARROWEST:
         return made
-    return Console(stderr=stderr, highlight=False, width=120)
+    if made.is_terminal and made.width >= NARROWEST:
+        return made
+    return _Console(stderr=stderr, highlight=False, emoji=False, width=WIDTH)
+
+
+class _Console(Console):
+    """One that leaves a reader's going away to the command line, which takes it for no error."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
 
 def show(what: RenderableType, *, stderr: bool = False) -> None:
     """Print a report; plain lines are left to the terminal to wrap, so that they can be copied."""
     to = console(stderr=stderr)
     for part in what.renderables if isinstance(what, Group) else [what]:
-        to.print(part, soft_wrap=isinstance(part, str))
+        plain = isinstance(part, str) or (isinstance(part, Text) and bool(part.no_wrap))
+        to.print(part, soft_wrap=plain)

@@ -16,7 +16,7 @@ from made_runs import Grid, cells_of
 
 from embedcal import scored
 from embedcal.answers.comparison import comparison_report, latex, markdown
-from embedcal.comparing import compare
+from embedcal.comparing import compare, sensitivity
 from embedcal.comparing.choosing import mean_ranks
 from embedcal.comparing.recorded import collect
 from embedcal.evaluate import bootstrap
@@ -74,7 +74,10 @@ def test_the_configuration_is_chosen_on_validation_and_never_on_test(filled):
     assert erm.failed == 1
     block, rows = only(compare(filled.folder, select="oracle.worst_group", oracle=True))
     assert "erm" not in rows  # none kept the oracle's epoch
-    assert "9 runs left out: kept nothing under oracle.worst_group" in block.notes
+    assert (
+        "9 runs left out: kept nothing under oracle.worst_group (erm 6, group-dro 3); fit again "
+        "with --select oracle.worst_group"
+    ) in block.notes
 
 
 def test_an_oracle_chooses_on_test_and_is_marked(grid):
@@ -235,9 +238,57 @@ def test_torn_lines_and_other_rules_are_passed_over(grid):
         file.write('{"id": "torn", "met\n[1, 2]\n{"id": "x"}\n')
     block, rows = only(compare(grid.folder))
     assert set(rows) == {"erm"}
-    assert "1 run left out: kept nothing under val.worst_group" in block.notes
+    assert "1 run left out: kept nothing under val.worst_group (cfr 1)" in block.notes
     with pytest.raises(EmbedcalError, match="runs that kept the rule 'oracle"):
         compare(grid.folder, select="oracle.worst_group", oracle=True)
+
+
+JUDGED = ("val.worst_group", "val.worst_class", "val.mean", "last", "val.env")
+
+
+def test_what_environments_never_judged_is_counted_and_named(grid):
+    """Also a solver, whose one head stands under every rule that has judged it."""
+    for seed in range(2):
+        grid.run("erm", seed, POOR, rules=JUDGED, worst_env=0.4)
+        grid.run("jtt", seed, GOOD)
+        for c in (1, 2):
+            grid.run("dfr", seed, GOOD, rules=("own.worst_group",), options={"c": c})
+    for c, worst in ((1, 0.3), (2, 0.2)):  # the worse on test is the better by environments
+        test = POOR if c == 1 else GOOD
+        grid.run("ppa", 0, test, rules=("none",), worst_env=worst, options={"c": c})
+    comparison = compare(grid.folder, select="val.env")
+    block, rows = only(comparison)
+    assert {label: row.validation for label, row in rows.items()} == {"erm": 0.4, "ppa": 0.3}
+    assert rows["ppa"].options == {"c": 1}
+    whole = "6 runs left out: kept nothing under val.env (jtt 2, dfr 4); fit again with --select"
+    assert f"{whole} val.env" in block.notes
+    assert sum("left out" in note for note in block.notes) == 1
+    cells = "val.env judged val rows by class and environment: 170+60, 116+4 (judged whole)"
+    assert cells in block.notes
+    assert whole in " ".join(printed(comparison).split())
+    for other in ("val.worst_group", "last"):
+        block, rows = only(compare(grid.folder, select=other))
+        assert set(rows) == {"erm", "jtt", "dfr", "ppa"}
+        assert not any("left out" in note or "judged" in note for note in block.notes)
+
+
+def test_where_environments_judged_nothing_it_is_one_line(grid):
+    grid.run("jtt", 0, GOOD)
+    grid.run("dfr", 0, GOOD, rules=("own.worst_group",))
+    expected = r"kept the rule 'val\.env', found none among 2 runs of jtt, dfr: fit them again with"
+    for ask in (compare, sensitivity):
+        with pytest.raises(EmbedcalError, match=expected) as error:
+            ask(grid.folder, select="val.env")
+        assert "\n" not in str(error.value)
+
+
+def test_cells_of_two_probes_are_said(grid):
+    grid.run("erm", 0, GOOD, rules=JUDGED, worst_env=0.5)
+    record = grid.run("jtt", 0, GOOD, rules=JUDGED, worst_env=0.5)
+    grid.append({**record, "environments": {"sizes": [[200, 30], [120, 0]], "joined": []}})
+    block, _ = only(compare(grid.folder, select="val.env"))
+    assert sum("judged val rows" in note for note in block.notes) == 2
+    assert any(note.startswith("2 probes judged under val.env") for note in block.notes)
 
 
 def test_without_predictions_there_are_means_and_no_intervals(grid):

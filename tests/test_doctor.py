@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from dataclasses import replace
 from importlib import metadata
@@ -33,38 +32,6 @@ def groups(tmp_path: Path, files: dict[str, str], member: str) -> tuple[Path, Pa
         path.write_text(text)
     (tmp_path / "member").write_text(member)
     return root, tmp_path / "member"
-
-
-@pytest.mark.parametrize(
-    ("files", "member", "cores"),
-    [
-        ({"cpu.max": "150000 100000\n"}, "0::/\n", 1.5),
-        ({"cpu.max": "max 100000\n"}, "0::/\n", 64.0),
-        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "300000 100000"}, "0::/a/b\n", 3.0),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, "", 64.0),
-        (
-            {"cpu/x/cpu.cfs_quota_us": "200000", "cpu/x/cpu.cfs_period_us": "100000"},
-            "4:cpu,cpuacct:/x\n",
-            2.0,
-        ),
-        ({"other/cpu.max": "100000 100000"}, "0::/mine\n", 64.0),
-        ({}, "nonsense", 64.0),
-    ],
-)
-def test_cores_are_those_that_a_limit_leaves(
-    files: dict[str, str],
-    member: str,
-    cores: float,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
-    assert machines.usable_cores(*groups(tmp_path, files, member)) == cores
-
-
-def test_affinity_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3}, raising=False)
-    assert machines.usable_cores(*groups(tmp_path, {"cpu.max": "800000 100000"}, "0::/")) == 1
 
 
 @pytest.mark.parametrize(

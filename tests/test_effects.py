@@ -217,3 +217,22 @@ def test_what_cannot_be_taken_apart(tmp_path, filled):
         grid.run("erm", seed, accuracies(0.5), options={"lr": 1})
     with pytest.raises(EmbedcalError, match="run a grid over the values of an option"):
         sensitivity(grid.folder, method="erm")
+
+
+def test_what_a_rule_never_judged_is_said(tmp_path):
+    grid = Grid(tmp_path / "grid")
+    kept = ("val.worst_group", "val.env")
+    for lr, seed in product((1e-3, 1e-2), range(3)):
+        worst = 0.5 + 10 * lr + 0.01 * seed
+        options = {"lr": lr}
+        grid.run("cfr", seed, accuracies(worst), options=options, rules=kept, worst_env=0.3)
+        grid.run("jtt", seed, accuracies(worst), options=options)
+    (part,) = sensitivity(grid.folder, select="val.env").methods
+    told = "6 runs left out: kept nothing under val.env (jtt 6); fit again with --select val.env"
+    assert part.method == "cfr"
+    assert told in part.notes
+    assert len(sensitivity(grid.folder).methods) == 2
+    (alone,) = sensitivity(grid.folder, select="val.env", method="cfr").methods
+    assert alone.notes == ()
+    with pytest.raises(EmbedcalError, match="found none among 6 runs of jtt: fit them again"):
+        sensitivity(grid.folder, select="val.env", method="jtt")

@@ -354,19 +354,26 @@ def test_a_grid_without_it_is_gone_over_again_and_the_best_is_chosen_by_it(
 
 def test_compare_says_what_keeps_nothing_under_it(cache: FeatureCache, tmp_path: Path) -> None:
     fit("erm", cache, out=tmp_path, **ERM)
-    with pytest.raises(EmbedcalError, match=r"kept the rule 'val\.env'.*fit them again under it"):
+    with pytest.raises(EmbedcalError, match=r"kept the rule 'val\.env'.*fit them again with"):
         compare([tmp_path], select="val.env")
     fit("erm", cache, out=tmp_path, seed=1, select="val.env", **ERM)
     (block,) = compare([tmp_path], select="val.env").blocks
-    assert any("left out: kept nothing under val.env" in note for note in block.notes)
+    told = "1 run left out: kept nothing under val.env (erm 1); fit again with --select val.env"
+    assert told in block.notes
 
 
-def test_ray_is_refused_in_one_line(cache: FeatureCache, tmp_path: Path) -> None:
+def test_environments_that_were_sent_are_taken_as_they_are(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    """A node of a cluster has no folder with the probe, and asks for none."""
+    rng = np.random.default_rng(0)
+    given = infer(rng.normal(size=(40, 2)), rng.integers(2, size=40), 2, "elsewhere")
     place = Place(on=Workbench(cache), seed=0, runs=tmp_path, device="cpu", engine="ray")
     assert environments_of(RULES[:2], place) is None
-    with pytest.raises(EmbedcalError, match=r"expected --engine .* found ray: ") as error:
-        environments_of([rule("val.env")], place)
-    assert "\n" not in str(error.value)
+    place = replace(place, environments=given)
+    assert environments_of(RULES[:2], place) is None
+    assert environments_of([rule("val.env")], place) is given
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_report_shows_the_cells(

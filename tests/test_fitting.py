@@ -227,6 +227,17 @@ def test_a_file_may_not_take_the_name_of_ours(cache: FeatureCache, tmp_path: Pat
     assert find("erm") is ours
 
 
+def test_a_file_that_is_refused_leaves_no_method_behind(tmp_path: Path) -> None:
+    ours, file = find("erm"), tmp_path / "broken.py"
+    file.write_text(
+        "from embedcal.methods.erm import ERM\n\n\nclass Mine(ERM):\n    name = 'erm'\n\n\n"
+        "raise ValueError('late')\n"
+    )
+    with pytest.raises(EmbedcalError, match="late"):
+        find(str(file))
+    assert find("erm") is ours
+
+
 @pytest.mark.parametrize("content", ["1 +", "x = 1", "raise ValueError('no')"])
 def test_a_file_without_a_method_is_refused(
     content: str, cache: FeatureCache, tmp_path: Path

@@ -17,8 +17,8 @@ from embedcal.fitting import Place, configure, fit, fit_on, task_of
 from embedcal.grids import grid, load
 from embedcal.heads import LinearHead
 from embedcal.identification import identified, rare_groups
-from embedcal.methods._heldout import Linear, cut_by_class
-from embedcal.methods.base import Marks, Solved, Solver
+from embedcal.methods._heldout import Linear
+from embedcal.methods.base import Marks, Solved, Solver, cut_by_class
 from embedcal.methods.erm import ERM
 from embedcal.tables import show
 from embedcal.types import EmbedcalError, Task
@@ -26,6 +26,8 @@ from embedcal.workbench import Workbench
 
 QUICK: dict[str, dict[str, Any]] = {
     "jtt": {"epochs": 1, "stage_epochs": 1},
+    "cfr": {"epochs": 1},
+    "cnc": {"epochs": 1, "stage_epochs": 3},
     "ppa": {"crossfit": 3},
     "self": {"stage_epochs": 12, "n": 15, "steps": 5},
     "evals": {"stage_epochs": 12, "k": (4, 7), "epochs": 3},
@@ -185,7 +187,7 @@ def test_a_run_says_how_well_it_found_the_rare_groups(
     name: str, on: Workbench, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     """Recounted from what the method returns, over a task that holds no group label."""
-    if name == "ppa":  # it needs class prompts
+    if name in ("ppa", "cfr"):  # they need class prompts
         on = request.getfixturevalue("prompted")
     run = fit_on(on, name, QUICK[name], seed=3, out=tmp_path)
     method = configure(name, QUICK[name]).resolve(on.offer)
@@ -223,6 +225,71 @@ def test_jtt_marks_its_error_set(on: Workbench, tmp_path: Path) -> None:
     assert (marks.split, marks.rows.tolist(), marks.among) == ("train", wrong, None)
     plan = method.prepare(task, torch.Generator())  # type: ignore[attr-defined]
     assert np.flatnonzero(plan.numpy() > 1).tolist() == wrong
+
+
+def slowly_wrong(task: Task, calibration: str) -> list[int]:
+    """Rows that a model gets wrong, one after another in float64."""
+    wrong, projection, bank = [], task.projection, task.bank("class").embedding.astype(float)
+    text = [np.mean([each / np.linalg.norm(each) for each in prompt], axis=0) for prompt in bank]
+    for i, x in enumerate(task.train.x.astype(float)):
+        image = projection.image_weight.astype(float) @ x + projection.image_bias
+        scores = [image @ row / np.linalg.norm(row) for row in text]
+        if calibration == "erm":
+            scores = task.stage.logits[i].tolist()
+        wrong += [i] if int(np.argmax(scores)) != task.train.y[i] else []
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"calibration": "zeroshot"},
+        {"calibration": "zeroshot", "correct": "erm"},
+        {"calibration": "erm"},
+        {"calibration": "erm", "start": "stage"},
+        {"calibration": "erm", "variant": "official"},
+    ],
+)
+def test_cfr_marks_its_calibration_set(
+    options: dict[str, Any], prompted: Workbench, tmp_path: Path
+) -> None:
+    quick = {"stage_epochs": 1, **options}
+    method: Any = configure("cfr", quick).resolve(prompted.offer)
+    task = task_of(method, Place(on=prompted, seed=3, runs=tmp_path, device="cpu"))
+    wrong = slowly_wrong(task, options["calibration"])
+    assert 5 < len(wrong) < len(task.train) - 5
+    marks = method.marks(task)
+    assert (marks.split, marks.rows.tolist(), marks.among) == ("train", wrong, None)
+    assert method.calibration_rows(task, 3).tolist() == wrong
+    few = replace(method, calibration_size=5)  # of the same errors some are used
+    assert few.marks(task).rows.tolist() == wrong
+    assert set(few.calibration_rows(task, 3)) < set(wrong)
+
+
+def test_cfr_without_a_calibration_set_marks_nothing(prompted: Workbench, tmp_path: Path) -> None:
+    run = fit_on(prompted, "cfr", {"calibration": "none", "epochs": 1}, out=tmp_path)
+    assert "found" not in run.record
+
+
+def test_cnc_marks_what_its_tuples_have_for_positives_and_hard_negatives(
+    on: Workbench, tmp_path: Path
+) -> None:
+    task = task_for("cnc", on, tmp_path)
+    method: Any = configure("cnc", QUICK["cnc"]).resolve(on.offer)
+    h = [int(task.stage.logits[i].argmax()) for i in range(120)]
+    strange = [i for i in range(120) if h[i] != task.train.y[i]]
+    marks = method.marks(task)
+    assert (marks.split, marks.rows.tolist(), marks.among) == ("train", strange, None)
+    generator = torch.Generator().manual_seed(0)
+    plan, seen = method.prepare(task, generator), {}
+    for epoch in range(1, 30):
+        for step in method.steps(task, plan, epoch, generator):
+            for name, places in step.drawn.items():
+                seen.setdefault(name, set()).update(step.batch[places].flatten().tolist())
+    assert seen["positives"] == seen["negatives"] == set(strange)  # of two classes; all in time
+    assert not (seen["anchors"] | seen["easy"]) & set(strange)
+    mixture = configure("cnc", {"slices": "umap_gmm"}).resolve(on.offer)
+    assert mixture.marks(task) is None
 
 
 @pytest.mark.parametrize("pseudo", ["error", "predicted"])
@@ -316,7 +383,11 @@ def test_a_method_that_looks_for_nothing_says_nothing(on: Workbench, tmp_path: P
 
 
 def test_engines_agree(on: Workbench, tmp_path: Path) -> None:
-    specs = ["jtt:epochs=1:stage_epochs=1,2", "evals:stage_epochs=5:k=4:epochs=2"]
+    specs = [
+        "jtt:epochs=1:stage_epochs=1,2",
+        "evals:stage_epochs=5:k=4:epochs=2",
+        "cnc:epochs=1:stage_epochs=3",
+    ]
     found = []
     for engine in ("sequential", "batched"):
         grid(specs, on.cache, seeds=2, engine=engine, out=tmp_path / engine, device="cpu")
@@ -324,7 +395,7 @@ def test_engines_agree(on: Workbench, tmp_path: Path) -> None:
         found.append({name: record["found"] for name, record in asked.items()})
     one, other = found
     assert one.keys() == other.keys()
-    assert len(one) == 6
+    assert len(one) == 8
     for name, theirs in other.items():
         assert one[name]["rare_groups"] == theirs["rare_groups"] == [1, 2]
         assert one[name]["recall"] == pytest.approx(theirs["recall"], abs=0.1)

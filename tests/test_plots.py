@@ -65,8 +65,10 @@ def texts(ax):
 def panels(monkeypatch):
     """The panels of the figures that are written."""
     seen = []
-    save = plots._save
-    monkeypatch.setattr(plots, "_save", lambda fig, path: (seen.append(fig.axes), save(fig, path)))
+    write = plots.write
+    monkeypatch.setattr(
+        plots, "write", lambda fig, path, **how: (seen.append(fig.axes), write(fig, path, **how))
+    )
     return seen
 
 

@@ -77,6 +77,8 @@ def test_commands_methods_and_options_are_offered(home: Path) -> None:
     assert complete("embedcal grid erm --select oracle", home) == ["oracle.worst_group"]
     assert complete("embedcal grid erm --device cu", home) == ["cuda"]
     assert complete("embedcal track --to ml", home) == ["mlflow"]
+    assert complete("embedcal fit cfr --neg r", home) == ["rns"]
+    assert complete("embedcal datasets check chexpert --split o", home) == ["official"]
 
 
 def test_listing_methods_loads_none_of_them(home: Path) -> None:
@@ -117,6 +119,9 @@ def test_runs_caches_and_folders_of_runs_are_offered(home: Path, tmp_path: Path)
     offered = complete("embedcal track --cache ", home, tmp_path)
     assert offered[0] == "here.h5"
     assert offered[1].startswith(str(home / "caches"))
+    (mine,) = (home / "caches").iterdir()
+    shutil.copy(mine, tmp_path / "here.h5")
+    assert complete("embedcal grid erm --cache here.h5 --attribute ", home, tmp_path) == ["place"]
 
 
 def test_values_are_offered_by_name() -> None:

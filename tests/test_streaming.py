@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -30,6 +33,7 @@ from embedcal.streaming import (
     limit,
     machine_memory,
     size,
+    spread,
 )
 from embedcal.train import train
 from embedcal.types import EmbedcalError, Examples
@@ -146,6 +150,80 @@ def test_the_stated_figures_are_those_of_the_constants() -> None:
         assert figure in said
 
 
+def repeated(n: int, rare: int, copies: int) -> np.ndarray:
+    """The rows of an epoch that has ``rare`` rows of n, equally far apart, so many times."""
+    times = np.ones(n, int)
+    times[:: n // rare] = copies
+    return np.repeat(np.arange(n), times)
+
+
+def test_without_repeats_nothing_is_spread() -> None:
+    rows = np.array([3, 4, 9, 1, 7])
+    assert torch.equal(spread(rows), torch.arange(5))
+    plain = block_order(100, seeded(1), block=4, window=3)
+    assert torch.equal(block_order(100, seeded(1), rows=np.arange(100), block=4, window=3), plain)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_copies_are_an_equal_way_apart_and_each_comes_once(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(np.arange(50), rng.integers(1, 9, 50))
+    rows = rows if seed else rng.permutation(rows)
+    order = spread(rows).numpy()
+    assert sorted(order) == list(range(len(rows)))
+    lie = rows[order]
+    for row in range(50):
+        at = np.flatnonzero(lie == row)
+        steps = np.diff([*at, at[0] + len(rows)])
+        assert steps.min() >= 50 // len(at) - 1  # an m-th of the rows lie between
+    assert sorted(block_order(len(rows), seeded(seed), rows=rows, block=4, window=3)) == list(
+        range(len(rows))
+    )
+
+
+def test_copies_of_a_row_fall_to_windows_like_cards_to_hands() -> None:
+    """Their number in the first window, against the closed form of the module's docstring."""
+    n, rare, m, block, window, draws = 2048, 32, 33, 8, 16, 3000
+    rows = repeated(n, rare, m)
+    blocks = len(rows) // block
+    assert len(rows) % block == 0
+    generator = seeded(4)
+
+    def counts(given: np.ndarray | None) -> np.ndarray:
+        draws_of_it = []
+        for _ in range(draws):
+            order = block_order(len(rows), generator, rows=given, block=block, window=window)
+            draws_of_it.append(np.sum(rows[order[: block * window].numpy()] == 0))
+        return np.array(draws_of_it)
+
+    found = counts(rows)
+    mean = window * m / blocks
+    wanted = mean * (1 - m / blocks) * (blocks - window) / (blocks - 1)
+    assert abs(found.mean() - mean) < 4 * math.sqrt(wanted / draws)
+    assert abs(found.var() / wanted - 1) < 5 * math.sqrt((2 + 1 / mean) / draws)
+    assert counts(None).var() > 3 * wanted  # side by side they would be in five blocks
+
+
+def test_repeated_rows_are_in_every_batch_as_in_a_whole_shuffle() -> None:
+    """The share of them, in a file where they lie anywhere: no block is of them alone."""
+    n, rare, m, block, window, b, draws = 2048, 32, 33, 8, 16, 32, 3000
+    rows = repeated(n, rare, m)
+    often = np.bincount(rows)[rows] > 1
+    share, generator = often.mean(), seeded(5)
+
+    def variance(given: np.ndarray | None) -> float:
+        first = []
+        for _ in range(draws):
+            order = block_order(len(rows), generator, rows=given, block=block, window=window)
+            first.append(often[order[:b].numpy()].mean())
+        assert abs(np.mean(first) - share) < 4 * math.sqrt(2 * share * (1 - share) / b / draws)
+        return float(np.var(first))
+
+    whole = share * (1 - share) / b * (len(rows) - b) / (len(rows) - 1)
+    assert variance(rows) < whole * (1 + 4 * math.sqrt(2 / draws))
+    assert variance(None) > 1.5 * whole
+
+
 def test_only_what_exceeds_memory_is_drawn_by_blocks(cache: FeatureCache) -> None:
     rows = np.arange(500)
     far = StoredRows(cache, "embedding", rows, by_blocks=True)
@@ -240,6 +318,25 @@ def test_stored_rows_are_the_array_that_they_stand_for(made: Path) -> None:
             assert torch.equal(ours, theirs)
 
 
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 50])
+def test_rows_are_read_block_by_block(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Blocks of seven rows, the last one short or not; a bad number is found in any of them."""
+    monkeypatch.setattr("embedcal.cache.gathering.CHUNK", 7 * 24 * 2)
+    rows = np.random.default_rng(count).permutation(900)[:count]
+    with open_cache(made) as opened:
+        np.testing.assert_array_equal(opened.take("embedding", rows), opened.read()[rows])
+    spoilt = Path(shutil.copy(made, tmp_path / "spoilt.h5"))
+    last = int(rows.max())  # in the order of the file
+    with h5py.File(spoilt, "r+") as file:
+        file["images/embedding"][last, 3] = np.inf
+    with open_cache(spoilt) as opened:
+        with pytest.raises(EmbedcalError, match=rf"NaN or infinity .* in rows {last}:"):
+            opened.take("embedding", rows)
+        opened.take("embedding", rows[rows != last])
+
+
 @pytest.mark.parametrize("read", [np.asarray, torch.as_tensor, torch.tensor, list, sum])
 def test_who_wants_them_whole_is_told_how_much_that_is(made: Path, read: Any) -> None:
     with open_cache(made) as opened:
@@ -284,23 +381,6 @@ def test_rows_of_a_virtual_cache_are_read_from_its_shards(linked: tuple[Path, Pa
         assert not opened.stored._joined  # nothing was copied into memory
 
 
-def test_more_shards_than_open_files_are_told_in_one_line(linked: tuple[Path, Path]) -> None:
-    import resource
-
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    now = len(list(Path("/dev/fd").iterdir()))
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (now + 5, before[1]))
-        with pytest.raises(EmbedcalError, match=r"room for 3 shards.*ulimit -n \d+.*--virtual"):
-            open_cache(linked[1])
-        with open_cache(linked[0]) as opened:  # one file needs none of it
-            assert len(opened) == 37
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    with open_cache(linked[1]) as opened:
-        assert len(opened) == 37
-
-
 def test_a_file_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
     """Pages that may be written to would be refused: the system promises no more than it has."""
     from embedcal.cache.gathering import pages
@@ -317,7 +397,8 @@ def test_a_file_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
 
     there = Stored(512, np.dtype("<f4"), (count, 1024))
     with (tmp_path / "sparse").open("rb") as file:
-        stored = SimpleNamespace(arrays={"/images/embedding": there}, fileno=file.fileno)
+        held = lambda: nullcontext(file)  # noqa: E731
+        stored = SimpleNamespace(arrays={"/images/embedding": there}, held=held)
         found = pages(stored, "/images/embedding")  # type: ignore[arg-type]
         assert found.shape == (count, 1024)
         assert found[-1, 0] == 7
@@ -350,12 +431,12 @@ def test_a_streamed_run_is_the_run_over_memory_in_the_same_order(
     """Heads, curve and predictions to the bit, where memory is shuffled by blocks too."""
     options = {"epochs": 2, "batch_size": 32}
     streamed = fit("erm", cache, out=tmp_path / "a", memory=TIGHT, **options)
-    assert streamed.record["streamed"] == {"block": BLOCK, "window": WINDOW}
+    assert streamed.record["streamed"] == {"block": BLOCK, "window": WINDOW, "version": 2}
     plain = fit("erm", cache, out=tmp_path / "b", **options)
     assert "streamed" not in plain.record
     assert streamed.id != plain.id
 
-    def by_blocks(n: int, b: int, generator: Any, labels: Any = None, x: Any = None) -> Any:
+    def by_blocks(n: int, b: int, generator: Any, *_: Any) -> Any:
         return torch.split(block_order(n, generator), b)
 
     monkeypatch.setattr("embedcal.methods.base.batches", by_blocks)
@@ -524,7 +605,7 @@ def test_on_the_command_line(
     shared = ["--cache", str(birds), "--epochs", "1", "--out", str(tmp_path), "--json"]
     status, out, err = run("fit", "erm", *shared, "--memory", "50KB")
     assert status == 0, err
-    assert json.loads(out)["streamed"] == {"block": BLOCK, "window": WINDOW}
+    assert json.loads(out)["streamed"] == {"block": BLOCK, "window": WINDOW, "version": 2}
     assert "left in the file, as the limit is 50.0 KB" in err
     status, out, err = run("fit", "erm", *shared, "--memory", "lots")
     assert (status, out) == (2, "")
@@ -566,3 +647,23 @@ def test_memory_does_not_grow_with_the_cache(
         assert each["resident"] < bound, found
     grown = large["rows"] - small["rows"]
     assert large["above"] - small["above"] < measured.EACH * grown + 20e6, found
+
+
+def test_jtt_spreads_its_copies_when_it_streams(cache: FeatureCache) -> None:
+    """In one window they would be all together; in memory the draws are those of before."""
+    on = Workbench(cache, None, TIGHT)
+    method = configure("jtt", {"upweight": 20}).resolve(on.offer)
+    assert isinstance(method, Gradient)
+    task = on.task(method)
+    plan = torch.ones(len(task.train), dtype=torch.int64)
+    plan[::40] = 20
+    rows = method.rows(task, plan)
+    assert rows is not None
+    drawn = torch.cat([step.batch for step in method.steps(task, plan, 1, seeded(3))])
+    wanted = torch.from_numpy(rows)[block_order(len(rows), seeded(3), rows=rows)]
+    assert torch.equal(drawn, wanted)
+    near = Workbench(cache).task(method)
+    drawn = torch.cat([step.batch for step in method.steps(near, plan, 1, seeded(3))])
+    assert torch.equal(
+        drawn, torch.from_numpy(rows)[torch.randperm(len(rows), generator=seeded(3))]
+    )

@@ -16,8 +16,13 @@ def labelled(cache: FeatureCache, attribute: str | Sequence[str] | None) -> Feat
 
     A view shares the file with the cache, and is closed with it. None names none: what is inferred
     is used only where somebody asks for it. EmbedcalError for a name that is neither the cache's
-    nor annotated, and for an annotation that is damaged or of other images.
+    nor annotated, for an annotation that is damaged or of other images, and for what is no cache.
     """
+    if not hasattr(cache, "meta"):
+        raise EmbedcalError(
+            f"expected an open cache, found {type(cache).__name__} "
+            f"{printable(str(cache), longest=200)}: write 'with embedcal.open(FILE) as cache:'"
+        )
     names = (attribute,) if isinstance(attribute, str) else tuple(attribute or ())
     own = [name for name, _ in cache.meta.attributes]
     missing = [name for name in dict.fromkeys(names) if name not in own]

@@ -181,9 +181,9 @@ def _counts(cache: FeatureCache) -> dict[str, list[int]]:
     counts: dict[str, list[int]] = {}
     for split in SPLITS:
         found = cache.split(split)
-        labels, n = found.y, cache.n_classes
+        labels, n = found.y, len(cache.group_names())
         if "g" in found:
-            labels, n = found.g[found.g >= 0], n * cache.n_attributes()
+            labels = found.g[found.g >= 0]
         counts[split] = np.bincount(labels, minlength=n).tolist()
     return counts
 

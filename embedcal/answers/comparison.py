@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from embedcal.datasets.printable import printable
+from embedcal.markdown import LONGEST, escaped, table_lines
 from embedcal.tables import interval, labels_used, percent, plain_table, shown
 
 if TYPE_CHECKING:
@@ -138,35 +138,30 @@ def markdown(comparison: Comparison) -> str:
     """A table for each cache with a line on each difference below it."""
     lines: list[str] = []
     for block in comparison.blocks:
-        heads = _heads(block)
-        lines += [f"**{_markdown(heading(block))}**, test accuracy in percent", ""]
-        lines.append("| " + " | ".join(heads) + " |")
-        lines.append("| " + " | ".join(["---"] * 3 + ["---:"] * (len(heads) - 3)) + " |")
-        for row in block.rows:
-            lines.append("| " + " | ".join(map(_markdown, _cells(row))) + " |")
-        lines.append("")
-        lines += [f"* {_markdown(pair.sentence)}" for pair in block.pairs]
-        lines += ["", *(f"{_markdown(note)}  " for note in (block.scored, *block.notes)), ""]
-    return "\n".join([*lines, *map(_markdown, comparison.notes)]).rstrip() + "\n"
+        lines += [f"**{escaped(heading(block))}**, test accuracy in percent", ""]
+        lines += [*table_lines(_heads(block), map(_cells, block.rows), words=3), ""]
+        lines += [f"* {escaped(pair.sentence)}" for pair in block.pairs]
+        lines += ["", *(f"{escaped(note)}  " for note in (block.scored, *block.notes)), ""]
+    return "\n".join([*lines, *map(escaped, comparison.notes)]).rstrip() + "\n"
 
 
 def latex(comparison: Comparison) -> str:
     """A table for each cache; needs the package booktabs."""
     parts = []
     for block in comparison.blocks:
-        rows = [" & ".join(map(_latex, _cells(row))) + r" \\" for row in block.rows]
+        rows = [" & ".join(map(tex, _cells(row))) + r" \\" for row in block.rows]
         caption = f"{heading(block)}. Test accuracy in percent: mean and deviation over seeds, "
         caption += "95 % interval for the test rows; configurations: how many it was chosen from."
         parts.append(
             "\n".join(
                 [
                     "% needs \\usepackage{booktabs}",
-                    *(f"% {_one_line(pair.sentence)}" for pair in block.pairs),
+                    *(f"% {one_line(pair.sentence)}" for pair in block.pairs),
                     r"\begin{table}",
-                    rf"\caption{{{_latex(caption)}}}",
+                    rf"\caption{{{tex(caption)}}}",
                     r"\begin{tabular}{lllrrrrrr}",
                     r"\toprule",
-                    " & ".join(map(_latex, _heads(block))) + r" \\",
+                    " & ".join(map(tex, _heads(block))) + r" \\",
                     r"\midrule",
                     *rows,
                     r"\bottomrule",
@@ -178,14 +173,9 @@ def latex(comparison: Comparison) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _one_line(text: str) -> str:
-    return printable(text, longest=400)
-
-
-def _markdown(text: str) -> str:
-    """Markdown and HTML have nothing to read in it."""
-    plain = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", plain)
+def one_line(text: str) -> str:
+    """A foreign text as a comment of LaTeX's may hold it."""
+    return printable(text, longest=LONGEST)
 
 
 LATEX = {
@@ -197,5 +187,6 @@ LATEX = {
 } | {char: f"\\{char}" for char in "&%$#_{}"}
 
 
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(char, char) for char in _one_line(text))
+def tex(text: str) -> str:
+    """A foreign text in which LaTeX has nothing to read."""
+    return "".join(LATEX.get(char, char) for char in one_line(text))

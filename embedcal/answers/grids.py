@@ -54,7 +54,7 @@ def grid_report(grid: Grid) -> RenderableType:
         for reason, times in reasons.most_common(LISTED):
             table.add_row(f"{times:,}", shown(reason))
         parts.append(table)
-    parts += ["Next:", f"  embedcal compare {shlex.quote(str(grid.folder))}"]
+    parts += ["Next:", f"  embedcal compare {shown(shlex.quote(str(grid.folder)))}"]
     return Group(*parts)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 from collections.abc import Iterator
 from itertools import groupby
@@ -12,8 +11,8 @@ from typing import TYPE_CHECKING
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from embedcal.answers.comparison import LATEX, mean, metric_name, selection
-from embedcal.datasets.printable import printable
+from embedcal.answers.comparison import mean, metric_name, one_line, selection, tex
+from embedcal.markdown import escaped, table_lines
 from embedcal.tables import interval, labels_used, percent, plain_table, shown
 
 if TYPE_CHECKING:
@@ -185,24 +184,21 @@ def _cells(board: Leaderboard, standing: Standing) -> list[str]:
 
 def markdown(board: Leaderboard) -> str:
     """One table, a line for each method left out, notes and cost."""
-    heads = _heads(board)
-    lines = [f"**{_markdown(heading(board))}**, percent", ""]
-    lines.append("| " + " | ".join(heads) + " |")
-    lines.append("| " + " | ".join(["---"] * 4 + ["---:"] * (len(heads) - 4)) + " |")
+    lines = [f"**{escaped(heading(board))}**, percent", ""]
     rows = (_cells(board, standing) for standing in board.standings)
-    lines += ["| " + " | ".join(map(_markdown, cells)) + " |" for cells in rows]
-    lines += ["", *(f"{_markdown(line)}  " for line in _legend(board))]
+    lines += table_lines(_heads(board), rows, words=4)
+    lines += ["", *(f"{escaped(line)}  " for line in _legend(board))]
     if board.refused:
         lines += ["", "Left out:", ""]
-        lines += [f"* {_markdown(f'{name}: {why}')}" for name, why in board.refused.items()]
-    lines += ["", *(f"{_markdown(note)}  " for note in (cost(board), *board.notes))]
+        lines += [f"* {escaped(f'{name}: {why}')}" for name, why in board.refused.items()]
+    lines += ["", *(f"{escaped(note)}  " for note in (cost(board), *board.notes))]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def latex(board: Leaderboard) -> str:
     """A table with a rule between budgets; needs the package booktabs."""
     blocks = [
-        "\n".join(" & ".join(map(_latex, _cells(board, one))) + r" \\" for one in rows)
+        "\n".join(" & ".join(map(tex, _cells(board, one))) + r" \\" for one in rows)
         for _, rows in _budgets(board)
     ]
     heads = _heads(board)
@@ -211,12 +207,12 @@ def latex(board: Leaderboard) -> str:
         "\n".join(
             [
                 "% needs \\usepackage{booktabs}",
-                *(f"% left out: {_one_line(f'{k}: {v}')}" for k, v in board.refused.items()),
+                *(f"% left out: {one_line(f'{k}: {v}')}" for k, v in board.refused.items()),
                 r"\begin{table}",
-                rf"\caption{{{_latex(caption)}}}",
+                rf"\caption{{{tex(caption)}}}",
                 rf"\begin{{tabular}}{{{'l' * 4}{'r' * (len(heads) - 4)}}}",
                 r"\toprule",
-                " & ".join(map(_latex, heads)) + r" \\",
+                " & ".join(map(tex, heads)) + r" \\",
                 r"\midrule",
                 "\n\\midrule\n".join(blocks),
                 r"\bottomrule",
@@ -226,17 +222,3 @@ def latex(board: Leaderboard) -> str:
         )
         + "\n"
     )
-
-
-def _one_line(text: str) -> str:
-    return printable(text, longest=2000)
-
-
-def _markdown(text: str) -> str:
-    """Markdown and HTML have nothing to read in it."""
-    safe = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", safe)
-
-
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(char, char) for char in _one_line(text))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Group, RenderableType
 
 from embedcal.answers.seeing import FIGURES
+from embedcal.datasets.spreadsheet import cell
 from embedcal.tables import facts, percent, plain_table, shown
 from embedcal.types import EmbedcalError
 
@@ -155,7 +156,8 @@ def save_points(maps: Sequence[Map], cache: FeatureCache, path: Path) -> None:
     """One line for each view and row: row of the cache, id, labels, and where the point lies.
 
     ``wrong`` is 1 or 0, empty where nobody predicts; an unknown attribute is empty. EmbedcalError
-    where the file cannot be written.
+    where the file cannot be written. The file is for reading: hidden characters are escaped, and
+    what a spreadsheet would compute has an apostrophe before it. ``row`` says which row it is.
     """
     first = maps[0]
     classes, values = cache.meta.classes, first.values
@@ -168,11 +170,11 @@ def save_points(maps: Sequence[Map], cache: FeatureCache, path: Path) -> None:
                 for at, row in enumerate(first.rows.tolist()):
                     writer.writerow(
                         [
-                            view.name,
+                            cell(view.name),
                             row,
-                            cache.samples.ids[row],
-                            classes[int(first.y[at])],
-                            values[labels[at]] if labels[at] >= 0 else "",
+                            cell(cache.samples.ids[row]),
+                            cell(classes[int(first.y[at])]),
+                            cell(values[labels[at]]) if labels[at] >= 0 else "",
                             "" if view.wrong is None else int(view.wrong[at]),
                             *(f"{place:.6g}" for place in view.points[at].tolist()),
                         ]

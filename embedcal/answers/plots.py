@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from embedcal.answers.comparison import heading, metric_name
 from embedcal.answers.effects import title
 from embedcal.datasets.printable import printable
+from embedcal.figures import STYLE, write
 from embedcal.types import EmbedcalError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from embedcal.comparing.comparison import Block, Comparison
     from embedcal.comparing.effects import MethodEffects, Sensitivity
@@ -82,11 +82,8 @@ def _figure(file: Path, heights: list[float]) -> Iterator[list[Axes]]:
     from matplotlib.figure import Figure
 
     style: dict[Any, Any] = {
-        "svg.hashsalt": "embedcal",
-        "svg.fonttype": "path",
-        "font.family": "DejaVu Sans",
+        **STYLE,
         "font.size": 9,
-        "text.parse_math": False,  # names come from files
         "axes.edgecolor": GREY,
         "axes.titlesize": 9.5,
         "text.color": INK,
@@ -99,21 +96,7 @@ def _figure(file: Path, heights: list[float]) -> Iterator[list[Axes]]:
         FigureCanvasAgg(figure)
         panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
         yield [row[0] for row in panels]
-        _save(figure, file)
-
-
-def _save(figure: Figure, file: Path) -> None:
-    part = file.with_name(file.name + ".part")
-    kind = file.suffix.lower()[1:]
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format=kind, metadata=metadata, dpi=160)
-        part.replace(file)
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected to write {file}, found: {error.strerror}: choose another place"
-        ) from None
+        write(figure, file, dpi=160)
 
 
 def _rows(ax: Axes, block: Block) -> None:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 
 from embedcal.answers.comparison import metric_name
-from embedcal.datasets.printable import printable
+from embedcal.markdown import escaped
 from embedcal.tables import labels_used, plain_table, shown
 
 if TYPE_CHECKING:
@@ -160,35 +160,29 @@ def _tolerances(recipe: Recipe) -> list[str]:
 def reproduction_markdown(found: Reproduction) -> str:
     """The same as a Markdown page: a table a part, then reasons, tolerances and deviations."""
     recipe = found.recipe
-    lines = [f"## {_plain(recipe.title)}", "", _plain(f"{_source(recipe)}. {verdict(found)}"), ""]
+    lines = [f"## {escaped(recipe.title)}", "", escaped(f"{_source(recipe)}. {verdict(found)}"), ""]
     for place in found.places:
         lines += _markdown_part(place, [c for c in found.cells if c.part == place.name])
     told = [*_reasons(found.cells), *_tolerances(recipe)]
     told += [f"checked: {recipe.verified}", f"recipe run: {recipe.ran}"]
     told += [f"deviation: {line}" for line in recipe.deviations]
     told += [f"note: {line}" for line in (*recipe.notes, *found.notes)]
-    return "\n".join([*lines, *(f"* {_plain(line)}" for line in told)]) + "\n"
+    return "\n".join([*lines, *(f"* {escaped(line)}" for line in told)]) + "\n"
 
 
 def _markdown_part(place: Place, cells: Sequence[Cell]) -> list[str]:
     heads = ("row", "number", "metric", *COLUMNS, "")
-    lines = [f"**{_plain(f'{place.name}: {place.described}')}**", ""]
+    lines = [f"**{escaped(f'{place.name}: {place.described}')}**", ""]
     if place.cache is None:
-        lines += [_plain("; ".join(("no cache", *place.needed))), ""]
+        lines += [escaped("; ".join(("no cache", *place.needed))), ""]
     lines += [
         "| " + " | ".join(heads) + " |",
         "| --- | --- | --- | ---: | ---: | ---: | ---: | --- |",
     ]
     for cell in cells:
         texts = (cell.row, cell.column, metric_name(cell.metric), *_line(cell))
-        lines.append("| " + " | ".join(map(_plain, texts)) + " |")
+        lines.append("| " + " | ".join(map(escaped, texts)) + " |")
     return [*lines, ""]
-
-
-def _plain(text: str) -> str:
-    """On one line, with nothing that ends a cell or is read as HTML."""
-    safe = printable(text, longest=1000).replace("&", "&amp;").replace("<", "&lt;")
-    return safe.replace("|", "\\|")
 
 
 def recipes_record(recipes: Sequence[Recipe]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ def run_report(run: Run, group_names: Sequence[str]) -> RenderableType:
         "selection": record["selection"] + (f", epoch {epoch}" if epoch else ""),
         **environment_facts(record),
         **found_facts(record.get("found"), group_names),
+        **kept_facts(record),
         "folder": str(run.folder),
     }
     return Group(facts(pairs), run_table(record, group_names))
@@ -87,6 +88,18 @@ def found_facts(found: Mapping[str, Any] | None, group_names: Sequence[str]) -> 
         f"rare, {shares['share']} % of all",
         "rare": shown(f"{names} ({found['rare']:,} rows)"),
     }
+
+
+def kept_facts(record: Mapping[str, Any]) -> dict[str, object]:
+    """A line on the templates that were kept image by image; nothing where none were."""
+    found = record.get("account", {}).get("test", {})
+    if not found.get("most"):
+        return {}
+    first = found["most"][0]
+    texts = record["prompts"].get("templates") or record["prompts"]["descriptions"][0]
+    share = percent(first["images"] / found["images"])
+    line = f"{found['kept']} of {found['templates']} templates for some test image; most often "
+    return {"kept": shown(f"{line}'{texts[first['template']]}', for {share} % of them")}
 
 
 def methods_record() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
+from embedcal.figures import write
 from embedcal.tables import facts, percent, plain_table, shown
 from embedcal.types import EmbedcalError
 
@@ -238,12 +239,7 @@ def save(made: Figure, path: Path) -> None:
         raise EmbedcalError(
             f"expected a figure that ends in {', '.join(FIGURES)}, found {path.name}: rename it"
         )
-    try:
-        made.savefig(path, dpi=150)
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected to write {path}, found: {error.strerror}: choose another place with -o"
-        ) from None
+    write(made, path, mend="another place with -o")
 
 
 def explain_record(

@@ -99,6 +99,7 @@ def repair_record(found: Repair) -> dict[str, Any]:
         "rows": [{"row": row, "reason": reason} for row, reason in found.rows.items()],
         "text": found.text,
         "exact": found.exact,
+        "shards": [str(path) for path in found.shards],
         "unreadable": [
             dict(zip(("id", "path", "reason"), row, strict=True)) for row in found.unreadable
         ],
@@ -109,7 +110,10 @@ def repair_report(found: Repair) -> RenderableType:
     """What was encoded again and why, and what is known of the result."""
     if not found.written:
         return f"{shown(found.source)}: nothing fails, nothing was written"
-    pairs: dict[str, object] = {"cache": str(found.path), "instead of": str(found.source)}
+    pairs: dict[str, object] = {"cache": str(found.path)}
+    if found.shards:
+        pairs["shards"] = shown(", ".join(path.name for path in found.shards))
+    pairs["instead of"] = "itself" if found.path == found.source else str(found.source)
     reasons: dict[str, list[int]] = {}
     for row, reason in found.rows.items():
         reasons.setdefault(reason, []).append(row)

@@ -21,19 +21,19 @@ from embedcal.cache.contents import (
     manifest_fingerprint,
     projection_arrays,
     prompt_arrays,
+    row_text,
     same_labels,
     text_arrays,
 )
 from embedcal.cache.cropping import crop_for
-from embedcal.cache.digests import digest_files, digest_table
 from embedcal.cache.encoding import (
     BuildOptions,
     Clock,
     Progress,
     encode_images,
+    hash_images,
     levels_of,
     unreadable,
-    worker_count,
 )
 from embedcal.cache.extending import Extension, Weaver, extension, same_text
 from embedcal.cache.format import OK, PAIRS, SHARD
@@ -204,13 +204,6 @@ def _identity(
             )
     if prompts.keys() - descriptions.keys() and not templates:
         raise EmbedcalError('expected at least one template, found none: give "a photo of a {}."')
-    rows = digest_files(
-        [manifest.root / path for path in manifest.paths],
-        workers=worker_count(options.workers),
-        table=digest_table(),
-        trust=not options.rehash,
-        progress=lambda done: progress("hash", done, len(manifest)),
-    )
     return Identity(
         encoder=meta.name,
         weights_sha256=meta.weights_sha256,
@@ -219,7 +212,7 @@ def _identity(
         levels=levels,
         templates=templates,
         prompts=prompts,
-        rows=rows,
+        rows=hash_images(manifest, options, progress),
         descriptions=descriptions,
         pairs=() if pairs is None else pairs.pairs,
     )
@@ -269,7 +262,8 @@ def cache_target(
                 if cache.fingerprint == labels:
                     return candidate, ()
         except EmbedcalError as error:
-            aside = candidate.with_name(candidate.name + ".damaged")
+            taken = len(list(candidate.parent.glob(f"{candidate.name}.damaged*")))
+            aside = candidate.with_name(f"{candidate.name}.damaged{taken or ''}")
             candidate.replace(aside)
             return candidate, (f"moved aside to {aside}: {error}",)
     raise AssertionError("two fingerprints that agree in ten digits")
@@ -381,11 +375,9 @@ def _report(path: Path, *, clock: Clock, options: BuildOptions, **facts: Any) ->
     with open_any(path) as cache:
         if isinstance(cache, Shard):
             facts["shard"] = (cache.part.number, cache.part.count)
-        samples = cache.samples
-        skipped = tuple(
-            (samples.ids[row], samples.paths[row], samples.reasons[row])
-            for row in np.flatnonzero(samples.status != OK)
-        )
+        stored = cache.stored
+        odd = np.flatnonzero(stored.read("/samples/status") != OK)
+        skipped = tuple(row_text(stored, row) for row in odd.tolist())
         if skipped and options.on_error == "raise":
             raise unreadable(*skipped[0])
         return BuildReport(

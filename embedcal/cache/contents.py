@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from embedcal.cache.checksums import BLOCK
 from embedcal.cache.format import PAIR_ROLES, PAIR_ROWS, REASON_BYTES, SHARD, escape_name
 from embedcal.cache.identity import Identity, fingerprint
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.skeleton import Contents
 from embedcal.datasets.manifest import Manifest
+from embedcal.datasets.scratch import scratch_array
 from embedcal.encoders.base import Encoder, EncoderMeta
 from embedcal.types import ROLES, EmbedcalError, FloatArray, Pair, Projection
 
 Arrays = dict[str, npt.NDArray[Any]]
 _TEXT_BATCH = 256  # prompts encoded together
+_ROWS = 4096  # of text that are in memory together
 
 
 def text_array(strings: Sequence[str], what: str) -> npt.NDArray[np.bytes_]:
-    """Strings as fixed-length UTF-8, as long as the longest of them."""
-    try:
-        encoded = [string.encode("utf-8") for string in strings]
-    except UnicodeEncodeError as error:
-        raise EmbedcalError(
-            f"expected {what} to be text, found bytes that are not UTF-8 in {error.object!r}: "
-            "rename it"
-        ) from None
-    if any(b"\0" in raw for raw in encoded):
-        raise EmbedcalError(f"expected {what} without NUL characters, found one: remove it")
-    return np.array(encoded, f"S{max(1, *map(len, encoded), 1)}")
+    """Strings as fixed-length UTF-8, as long as the longest of them.
+
+    They are gone through twice, block by block; a large array lies in pages of a file.
+    """
+    width = max((len(raw) for raw in _encoded(strings, what)), default=0)
+    array = scratch_array((len(strings),), f"S{max(1, width)}")
+    for start in range(0, len(strings), _ROWS):
+        block = strings[start : start + _ROWS]
+        array[start : start + len(block)] = [string.encode("utf-8") for string in block]
+    return array
+
+
+def _encoded(strings: Sequence[str], what: str) -> Iterator[bytes]:
+    for string in strings:
+        try:
+            raw = string.encode("utf-8")
+        except UnicodeEncodeError:
+            raise EmbedcalError(
+                f"expected {what} to be text, found bytes that are not UTF-8 in {string!r}: "
+                "rename it"
+            ) from None
+        if b"\0" in raw:
+            raise EmbedcalError(f"expected {what} without NUL characters, found one: remove it")
+        yield raw
+
+
+def row_text(file: StoredFile, row: int) -> tuple[str, str, str]:
+    """Id, path and reason of one row, without the table."""
+    paths = ("/samples/id", "/samples/path", "/samples/reason")
+    name, path, reason = (file.rows(each, row, row + 1).item().decode("utf-8") for each in paths)
+    return name, path, reason
 
 
 def cut_reason(reason: str) -> bytes:
@@ -185,11 +208,17 @@ def same_labels(file: StoredFile, labels: Arrays, manifest: Manifest) -> bool:
     return (
         facts == (manifest.name, [attribute.name for attribute in manifest.attributes])
         and own == labels.keys()
-        and all(
-            file.arrays[path].dtype == array.dtype and file.read(path).tobytes() == array.tobytes()
-            for path, array in labels.items()
-        )
+        and all(_same_bytes(file, path, array) for path, array in labels.items())
     )
+
+
+def _same_bytes(file: StoredFile, path: str, array: npt.NDArray[Any]) -> bool:
+    stored = file.arrays[path]
+    if (stored.dtype, stored.shape) != (array.dtype, array.shape):
+        return False
+    step = max(1, BLOCK // stored.row_bytes)
+    spans = ((start, min(start + step, len(array))) for start in range(0, len(array), step))
+    return all(file.rows(path, a, b).tobytes() == array[a:b].tobytes() for a, b in spans)
 
 
 def assemble(

@@ -80,6 +80,7 @@ def digest_files(
 
     ``trust`` False hashes every file again and renews the table.
     """
+    began = time.time_ns()
     out = np.zeros((len(paths), 32), np.uint8)
     known = _load(table, paths) if trust else {}
     fresh: dict[bytes, _Hashed] = {}
@@ -93,7 +94,7 @@ def digest_files(
                     fresh[key] = found
             if progress is not None:
                 progress(i + 1)
-    _save(table, fresh)
+    _save(table, fresh, began - _SETTLED_NS)
     return out
 
 
@@ -141,10 +142,10 @@ def _load(table: Path | None, paths: Sequence[Path]) -> dict[bytes, _Hashed]:
     return found
 
 
-def _save(table: Path | None, fresh: dict[bytes, _Hashed]) -> None:
+def _save(table: Path | None, fresh: dict[bytes, _Hashed], settled: int) -> None:
+    """Remember what had not been changed since ``settled``, in ns since 1970, when it was read."""
     if table is None:
         return
-    settled = time.time_ns() - _SETTLED_NS
     rows = [
         (key, found.size, found.mtime_ns, found.ctime_ns, found.sha256)
         for key, found in fresh.items()

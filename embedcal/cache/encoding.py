@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,16 +15,19 @@ import numpy.typing as npt
 
 from embedcal.cache.contents import cut_reason
 from embedcal.cache.cropping import crop_for, cropping
-from embedcal.cache.digests import digest_table, forget
+from embedcal.cache.digests import digest_files, digest_table, forget
 from embedcal.cache.format import OK, UNREADABLE
 from embedcal.cache.reading import ChangedFileError, PixelBatch, read_batches
 from embedcal.cache.writer import CacheWriter
+from embedcal.cores import whole_cores
 from embedcal.datasets.manifest import Manifest
+from embedcal.datasets.scratch import scratch_array
 from embedcal.encoders.base import Encoder
 from embedcal.types import LEVELS, EmbedcalError, FloatArray, Level, Pairs
 
 StoreType = Literal["float32", "float16"]
 Progress = Callable[[str, int, int], None]  # stage, done, total
+_HASHED = 4096  # images of which paths and times are in memory together
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +58,12 @@ class BuildOptions:
     templates: tuple[str, ...] = ("a photo of a {}.",)
     pairs: Pairs | None = None
     rehash: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise EmbedcalError(
+                f"expected a batch of 1 image or more, found {self.batch_size}: take 64"
+            )
 
 
 def levels_of(encoder: Encoder, options: BuildOptions) -> dict[str, str]:
@@ -111,7 +119,7 @@ class Clock:
 
 def worker_count(asked: int | None) -> int:
     """Threads that decode: what was asked for, else one a core, eight at most."""
-    return max(1, asked if asked is not None else min(8, os.cpu_count() or 1))
+    return max(1, asked if asked is not None else min(8, whole_cores()))
 
 
 def unreadable(name: str, path: str, reason: str) -> EmbedcalError:
@@ -119,6 +127,31 @@ def unreadable(name: str, path: str, reason: str) -> EmbedcalError:
         f"expected every image to be readable, found {reason} for '{name}' ({path}): mend or "
         "remove it, or leave --on-error at skip"
     )
+
+
+def hash_images(
+    manifest: Manifest, options: BuildOptions, progress: Progress
+) -> npt.NDArray[np.uint8]:
+    """SHA-256 (n, 32) of the bytes of every image; zeros where none can be read.
+
+    Block by block; where they are many they lie in pages of a file. See ``digest_files``.
+    """
+    files, total = manifest.files, len(manifest)
+    rows = scratch_array((total, 32), np.uint8)
+    for start in range(0, total, _HASHED):
+
+        def told(done: int, start: int = start) -> None:
+            progress("hash", start + done, total)
+
+        block = files[start : start + _HASHED]
+        rows[start : start + len(block)] = digest_files(
+            block,
+            workers=worker_count(options.workers),
+            table=digest_table(),
+            trust=not options.rehash,
+            progress=told,
+        )
+    return rows
 
 
 def encode_images(
@@ -133,7 +166,7 @@ def encode_images(
 ) -> None:
     """Every row from ``writer.rows_done`` on, batch by batch."""
     batches = read_batches(
-        [manifest.root / path for path in manifest.paths],
+        manifest.files,
         digests,
         cropping(encoder.prepare, crop_for(manifest, encoder.meta)),
         start=writer.rows_done,

@@ -61,12 +61,13 @@ def pages(stored: StoredFile, path: str) -> npt.NDArray[Any]:
     """
     array = stored.arrays[path]
     skip = array.offset % mmap.ALLOCATIONGRANULARITY
-    mapped = mmap.mmap(
-        stored.fileno(),
-        array.nbytes + skip,
-        access=mmap.ACCESS_READ,
-        offset=array.offset - skip,
-    )
+    with stored.held() as file:  # the pages have a handle of their own, until they are let go
+        mapped = mmap.mmap(
+            file.fileno(),
+            array.nbytes + skip,
+            access=mmap.ACCESS_READ,
+            offset=array.offset - skip,
+        )
     flat = np.frombuffer(mapped, array.dtype, math.prod(array.shape), offset=skip)
     return flat.reshape(array.shape[0], math.prod(array.shape[1:]))
 

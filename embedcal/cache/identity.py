@@ -7,8 +7,9 @@ learned from, labels, attributes and splits, and so names a training problem.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -19,6 +20,8 @@ import numpy.typing as npt
 
 from embedcal.cache.format import canonical
 from embedcal.types import IntArray, Pair
+
+_ROWS = 1 << 14  # that are hashed together: their text is in memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +76,19 @@ class Identity:
         return hashlib.sha256(canonical(self.document()).encode()).hexdigest()
 
 
+def text_list(texts: Sequence[str]) -> Iterator[bytes]:
+    """``canonical`` of a list of texts, in parts that end to end are its bytes."""
+    yield b"["
+    for start in range(0, len(texts), _ROWS):
+        part = canonical(list(texts[start : start + _ROWS])).encode()
+        yield (b"," if start else b"") + part[1:-1]
+    yield b"]"
+
+
 def fingerprint(
     identity: str,
     *,
-    ids: tuple[str, ...],
+    ids: Sequence[str],
     y: IntArray,
     split: IntArray,
     classes: tuple[str, ...],
@@ -90,16 +102,24 @@ def fingerprint(
         state.update(f"{name}:{len(value)}:".encode())
         state.update(value)
 
+    def add_rows(name: str, array: npt.NDArray[Any], kind: str) -> None:
+        count = math.prod(np.shape(array)) * np.dtype(kind).itemsize
+        state.update(f"{name}:{count}:".encode())
+        for start in range(0, len(array), _ROWS):
+            state.update(np.ascontiguousarray(array[start : start + _ROWS], kind).tobytes())
+
     add("identity", identity.encode())
-    add("ids", canonical(list(ids)).encode())
-    add("y", np.ascontiguousarray(y, "<i8").tobytes())
-    add("split", np.ascontiguousarray(split, "<i8").tobytes())
+    state.update(f"ids:{sum(map(len, text_list(ids)))}:".encode())
+    for part in text_list(ids):
+        state.update(part)
+    add_rows("y", y, "<i8")
+    add_rows("split", split, "<i8")
     add("classes", canonical(list(classes)).encode())
     for name, (values, labels) in attributes.items():
         add("attribute", canonical([name, list(values)]).encode())
-        add("labels", np.ascontiguousarray(labels, "<i8").tobytes())
+        add_rows("labels", labels, "<i8")
     if box is not None:
-        add("box", np.ascontiguousarray(box, "<f4").tobytes())
+        add_rows("box", box, "<f4")
     return state.hexdigest()
 
 

@@ -12,9 +12,9 @@ import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Literal
 
 import h5py
@@ -34,7 +34,8 @@ from embedcal.cache.format import (
     is_group,
     parse_head,
 )
-from embedcal.cache.virtual import Piece, openable, read_pieces
+from embedcal.cache.handles import Handles, is_at
+from embedcal.cache.virtual import Piece, read_pieces
 from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError
 
@@ -65,30 +66,36 @@ class Stored:
 class StoredFile:
     """A cache file opened for reading, checked against the schema; complete or being built.
 
-    ``shards`` are the files that hold the rows of a virtual cache, opened and held against their
-    recorded digests; empty for any other. ``linked`` says what is done about them: a shard itself
-    may have none, and who writes such a file looks at its structure alone.
+    ``shards`` are the files that hold the rows of a virtual cache, each held against its recorded
+    digest, and open by turns; empty for any other. ``linked`` says what is done about them: a shard
+    itself may have none, and who writes such a file looks at its structure alone. A file that
+    shares ``handles`` with others is open while it is ``held``; any other until it is closed.
     """
 
-    def __init__(self, path: Path, *, linked: Literal["open", "ignore", "refuse"] = "open") -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        linked: Literal["open", "ignore", "refuse"] = "open",
+        handles: Handles | None = None,
+    ) -> None:
         self.path = path
         self.shards: tuple[StoredFile, ...] = ()
         self._joined: dict[str, IO[bytes]] = {}
+        self._shares = handles is not None
+        self._handles = Handles() if handles is None else handles
+        self._below = Handles()  # of the shards
         try:
-            self._file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise EmbedcalError(
-                f"expected a readable cache file, found {error.strerror} for {path}: check the path"
-            ) from None
-        try:
-            self.head, size = _read_head(self._file.fileno(), path)
-            self.arrays, self.attributes = _read_structure(
-                path, size, version=self.head.version, virtual=linked != "refuse"
-            )
-            if not _same(self._file.fileno(), path):
-                raise EmbedcalError(
-                    f"expected one file at {path}, found it replaced while it was opened: try again"
+            with self.held() as file:
+                self.head, size = _read_head(file.fileno(), path)
+                self.arrays, self.attributes = _read_structure(
+                    path, size, version=self.head.version, virtual=linked != "refuse"
                 )
+                if not is_at(file, path):
+                    raise EmbedcalError(
+                        f"expected one file at {path}, found it replaced while it was opened: try "
+                        "again"
+                    )
             if linked == "open":
                 self._open_shards()
         except BaseException:
@@ -98,28 +105,25 @@ class StoredFile:
     def __enter__(self) -> StoredFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
-        self._file.close()
+        self._below.close()
+        if not self._shares:
+            self._handles.close()
         for rows in self._joined.values():
             rows.close()
-        for shard in self.shards:
-            shard.close()
+
+    def held(self) -> AbstractContextManager[IO[bytes]]:
+        """The open file while inside; EmbedcalError that says so once it is closed."""
+        return self._handles.held(self.path)
 
     def fileno(self) -> int:
-        """The open descriptor; an error that says so once the file is closed."""
-        if self._file.closed:
-            raise EmbedcalError(
-                f"expected an open cache, found {self.path} closed: open it again with open_cache"
-            )
-        return self._file.fileno()
+        """The descriptor of a file that shares its handles with no other, so that it stays open."""
+        assert not self._shares
+        with self.held() as file:
+            return file.fileno()
 
     def read(self, path: str) -> npt.NDArray[Any]:
         """A whole array, as stored."""
@@ -131,7 +135,8 @@ class StoredFile:
         out = np.empty((stop - start, *stored.shape[1:]), stored.dtype)
         if not stored.pieces:
             view = memoryview(out.reshape(-1).view(np.uint8))
-            read_exactly(self.fileno(), view, stored.offset + start * stored.row_bytes)
+            with self.held() as file:
+                read_exactly(file.fileno(), view, stored.offset + start * stored.row_bytes)
         for piece, shard in zip(stored.pieces, self.shards, strict=False):
             first, last = max(start, piece.start), min(stop, piece.stop)
             if first < last:
@@ -145,13 +150,13 @@ class StoredFile:
         Rows of a virtual cache are read into memory once, and these pages are of that.
         """
         stored = self.arrays[path]
-        self.fileno()
-        if stored.pieces and path not in self._joined:
-            self._joined[path] = self._join(path)
-        source: Any = self._joined.get(path, self._file)
-        pages = np.memmap(
-            source, dtype=stored.dtype, mode="c", offset=stored.offset, shape=stored.shape
-        )
+        with self.held() as file:
+            if stored.pieces and path not in self._joined:
+                self._joined[path] = self._join(path)
+            source: Any = self._joined.get(path, file)
+            pages = np.memmap(
+                source, dtype=stored.dtype, mode="c", offset=stored.offset, shape=stored.shape
+            )
         return np.asarray(pages)
 
     def _join(self, path: str) -> IO[bytes]:
@@ -195,8 +200,8 @@ class StoredFile:
         listed = {tuple(piece.name for piece in stored.pieces) for stored in virtual.values()}
         if virtual.keys() != rows or listed != {names} or len(digests) != len(names):
             raise _refused(self.path, "/shards/name", "another list than the virtual arrays have")
-        for number, (name, wanted) in enumerate(zip(openable(names), digests, strict=True)):
-            shard = StoredFile(self.path.with_name(name), linked="refuse")
+        for number, (name, wanted) in enumerate(zip(names, digests, strict=True)):
+            shard = StoredFile(self.path.with_name(name), linked="refuse", handles=self._below)
             self.shards += (shard,)
             if shard.head.state != "complete" or shard.head.sha256 != wanted:
                 raise EmbedcalError(
@@ -237,14 +242,6 @@ def write_exactly(fd: int, data: npt.NDArray[Any] | bytes, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done : done + (1 << 30)], offset + done)
-
-
-def _same(descriptor: int, path: Path) -> bool:
-    """Whether the file at a path is still the one that was opened."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
 
 
 def _read_head(fd: int, path: Path) -> tuple[Head, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.checksums import BLOCK, COUNTER, CRC, row_paths
+from embedcal.cache.checksums import BLOCK, COUNTER, CRC, digest, row_paths
 from embedcal.cache.format import FORMAT, SHARD
+from embedcal.cache.handles import Handles
 from embedcal.cache.identity import explain_miss, fingerprint
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.sharding import Shard, listed, verify_any
@@ -54,11 +55,13 @@ def join_shards(
     Only the time of creation, in the user block, may differ. A call that was killed goes on where
     it stopped. ``virtual`` writes a small file that links the rows of the shards, which must
     stay beside it. Raises EmbedcalError for shards that overlap, are missing, damaged or of
-    another request, for a full disk, and where ``out`` holds something else.
+    another request, for a full disk, and where ``out`` holds something else. A damaged ``out`` of
+    this request is made anew.
     """
     out = Path(out)
     with ExitStack() as opened:
-        shards = [opened.enter_context(Shard(Path(path))) for path in paths]
+        some = opened.enter_context(closing(Handles()))
+        shards = [opened.enter_context(Shard(Path(path), handles=some)) for path in paths]
         shards = _in_order(shards)
         if virtual:
             _beside(shards, out)
@@ -229,17 +232,18 @@ def _fingerprint(identity: str, shards: Sequence[FeatureCache]) -> str:
 
 
 def _is_there(out: Path, contents: Contents) -> bool:
-    """Whether ``out`` is this cache already, of the same kind; EmbedcalError for another one."""
+    """Whether ``out`` is this cache, whole and of the same kind; EmbedcalError for another one."""
     if not out.exists():
         return False
-    with StoredFile(out) as found:
+    with StoredFile(out, linked="ignore") as found:
         same = found.head.fingerprint == contents.attributes["fingerprint"]
         if found.head.state != "complete" or not same or f"{SHARD}part" in found.arrays:
             raise EmbedcalError(
                 f"expected no other {FORMAT.partition('-')[2]} in {out}, found one: remove it or "
                 "name another file"
             )
-        return _same(found, contents)
+        head = found.head
+        return _same(found, contents) and digest(found.fileno(), head.length, []) == head.sha256
 
 
 def _same(found: StoredFile, contents: Contents) -> bool:

@@ -54,12 +54,7 @@ class WorkCopy:
         self.work = work
         self._fd = -1
         with StoredFile(source) as original:  # refuses here what cannot be mended
-            if original.shards:
-                raise EmbedcalError(
-                    f"expected a cache in one file, found rows that lie in shards in {source}: "
-                    "make the damaged shard again with 'embedcal cache --shard', or join the "
-                    "shards into one file and repair that"
-                )
+            assert not original.shards, source  # each of them is a file to be mended
             try:
                 self._fd = os.open(work, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
                 size = os.fstat(original.fileno()).st_size

@@ -18,13 +18,15 @@ import numpy as np
 from embedcal.cache.checksums import digest
 from embedcal.cache.contents import Arrays, label_arrays, text_array
 from embedcal.cache.format import SHARD, canonical
-from embedcal.cache.identity import Identity, file_name, fingerprint
+from embedcal.cache.handles import Handles
+from embedcal.cache.identity import Identity, file_name, fingerprint, text_list
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.meta import check_labels, read_facts
 from embedcal.cache.verification import Verification, follows, verify
 from embedcal.cache.view import FeatureCache, open_cache
 from embedcal.datasets.manifest import Manifest
 from embedcal.datasets.places import data_dir
+from embedcal.datasets.stored_text import picked
 from embedcal.types import EmbedcalError, IntArray
 
 
@@ -79,17 +81,16 @@ def rows_of(manifest: Manifest, rows: Span | IntArray) -> Manifest:
     """The manifest of some rows; names, prompts and warnings stay those of the whole."""
     if isinstance(rows, Span):
         rows = np.arange(rows.start, rows.stop)
-    chosen = rows.tolist()
     masks = manifest.masks
     return replace(
         manifest,
-        ids=tuple(manifest.ids[row] for row in chosen),
-        paths=tuple(manifest.paths[row] for row in chosen),
+        ids=picked(manifest.ids, rows),
+        paths=picked(manifest.paths, rows),
         y=np.asarray(manifest.y)[rows],
         split=np.asarray(manifest.split)[rows],
         attributes=tuple(replace(a, labels=a.labels[rows]) for a in manifest.attributes),
         box=None if manifest.box is None else manifest.box[rows],
-        masks=None if masks is None else tuple(masks[row] for row in chosen),
+        masks=None if masks is None else picked(masks, rows),
     )
 
 
@@ -113,8 +114,14 @@ def whole_digest(manifest: Manifest, identity: Identity) -> str:
         attributes={a.name: (a.values, a.labels) for a in manifest.attributes},
         box=manifest.box,
     )
-    other = [labels, manifest.name, manifest.paths, manifest.masks, manifest.warnings]
-    return hashlib.sha256(canonical(other).encode()).hexdigest()
+    masks, warnings = manifest.masks, list(manifest.warnings)
+    state = hashlib.sha256(canonical([labels, manifest.name]).encode()[:-1])
+    for texts in (manifest.paths, masks):
+        state.update(b",")
+        for part in [b"null"] if texts is None else text_list(texts):
+            state.update(part)
+    state.update(f",{canonical(warnings)}]".encode())
+    return state.hexdigest()
 
 
 def shard_labels(manifest: Manifest, identity: Identity, part: Part, span: Span) -> Arrays:
@@ -162,9 +169,9 @@ class Shard(FeatureCache):
     Its facts, labels and features are those of its own rows; text features are in the first only.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, handles: Handles | None = None) -> None:
         self.inferred, self.prompts = {}, {}
-        self.stored = StoredFile(path)
+        self.stored = StoredFile(path, handles=handles)
         try:
             if self.stored.head.state != "complete":
                 raise EmbedcalError(
@@ -212,8 +219,8 @@ def verify_any(path: str | Path) -> Verification:
     """Whether a cache, a shard, or a virtual cache with its shards, is whole to the last byte.
 
     Everything behind the user block is hashed and held against the SHA-256 of the file; nothing
-    is written. Damage is no error but what ``Verification`` says. EmbedcalError for a path that
-    cannot be read.
+    is written. Damage is no error but what ``Verification`` says; that of a shard names its file
+    and counts its rows from 0. EmbedcalError for a path that cannot be read.
 
     Example:
         >>> import embedcal
@@ -225,7 +232,11 @@ def verify_any(path: str | Path) -> Verification:
     if found.ok:
         with open_cache(path) as cache:
             below = [shard.path for shard in cache.stored.shards]
-        return next((bad for bad in map(verify_any, below) if not bad.ok), found)
+        for bad in map(verify_any, below):
+            if not bad.ok:
+                reason = f"expected intact shards of {path}, found one damaged: {bad.reason}"
+                return replace(bad, reason=reason)
+        return found
     try:
         with Shard(path) as shard:
             head = shard.stored.head

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from embedcal.cache.checksums import digest, sound_rows
+from embedcal.cache.checksums import CRC, digest, sound_rows
 from embedcal.cache.format import USER_BLOCK, parse_head
 from embedcal.cache.identity import fingerprint
 from embedcal.cache.layout import StoredFile
@@ -58,13 +59,13 @@ def verify(path: str | Path) -> Verification:
             f"expected a readable cache file, found {error.strerror} for {path}: check the path"
         ) from None
     if sealed != head.sha256:
-        rows = _damaged_rows(path)
+        rows, remedy = _damage(path)
         where = f" (rows {', '.join(map(str, rows[:10]))})" if rows else ""
         return Verification(
             path=path,
             ok=False,
-            reason=f"expected SHA-256 {head.sha256}, found {sealed}{where}: bytes have changed; "
-            "restore the file or make the cache again",
+            reason=f"expected SHA-256 {head.sha256}, found {sealed} in {path}{where}: bytes have "
+            f"changed; {remedy}",
             sha256=sealed,
             rows=rows,
         )
@@ -102,10 +103,14 @@ def follows(cache: FeatureCache) -> bool:
     return noted == {(meta.ingredients.digest, labels)}
 
 
-def _damaged_rows(path: Path) -> tuple[int, ...]:
+def _damage(path: Path) -> tuple[tuple[int, ...], str]:
+    """Which rows a damage has hit, as far as the file can be read, and what to do about it."""
     try:
-        with StoredFile(path) as file:
-            total = file.arrays["/samples/crc32"].shape[0]
-            return tuple(np.flatnonzero(~sound_rows(file, total)).tolist())
+        with StoredFile(path, linked="ignore") as file:
+            rows: tuple[int, ...] = ()
+            if not file.arrays[CRC].pieces:  # shards have seals of their own
+                total = file.arrays[CRC].shape[0]
+                rows = tuple(np.flatnonzero(~sound_rows(file, total)).tolist())
+            return rows, f"run 'embedcal repair {shlex.quote(str(path))}', or restore the file"
     except EmbedcalError:
-        return ()
+        return (), "restore the file or make the cache again"

@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import h5py
-
-from embedcal.types import EmbedcalError
-
-SPARE = 8  # open files beside the shards: HDF5's own while it reads one, a lock, a result
 
 
 @dataclass(frozen=True)
@@ -26,26 +21,6 @@ class Piece:
 def is_bare(name: str) -> bool:
     """Whether a name can only mean a file in the same folder; to HDF5, % is a pattern."""
     return name not in ("", ".", "..") and not set("/\\%\0") & set(name)
-
-
-def openable(names: tuple[str, ...]) -> tuple[str, ...]:
-    """The names of shards; EmbedcalError where this process may not have so many files open.
-
-    Each stays open, so that what was checked is what is read, whatever takes its name later.
-    """
-    try:
-        import resource
-
-        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        wanted = len(list(Path("/dev/fd").iterdir())) + len(names) + SPARE
-    except (ImportError, OSError):  # not here: opening will tell
-        return names
-    if names and most != resource.RLIM_INFINITY and wanted > most:
-        raise EmbedcalError(
-            f"expected room for {len(names):,} shards among {wanted:,} open files, found {most:,} "
-            f"allowed: raise the limit (ulimit -n {wanted}), or merge them without --virtual"
-        )
-    return names
 
 
 def map_rows(

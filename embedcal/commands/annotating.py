@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.shared import CacheFile, Device, Json, answer
 from embedcal.errors import EmbedcalError
 
@@ -17,7 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def annotate(
-    attribute: Annotated[str | None, typer.Option(help="its name: water")] = None,
+    attribute: Annotated[
+        str | None, typer.Option(help="its name: water", autocompletion=completing.vocabulary)
+    ] = None,
     verdict: Annotated[
         Literal["spurious", "healthy"] | None, typer.Option(help="what you decided about it")
     ] = None,
@@ -26,15 +29,28 @@ def annotate(
     ] = None,
     listed: Annotated[bool, typer.Option("--list", help="what is annotated already")] = False,
     gone: Annotated[
-        str | None, typer.Option("--remove", metavar="NAME", help="delete one of these")
+        str | None,
+        typer.Option(
+            "--remove",
+            metavar="NAME",
+            help="delete one of these",
+            autocompletion=completing.judged,
+        ),
     ] = None,
     detector: Annotated[
         str | None,
-        typer.Option(help="clip, owlvit, or a table of attributes; default: the file's, else clip"),
+        typer.Option(
+            help="clip, owlvit, or a table of attributes; default: the file's, else clip",
+            autocompletion=completing.detectors,
+        ),
     ] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the images, for owlvit")] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="the cache's encoder, where its own name does not find it")
+        str | None,
+        typer.Option(
+            help="the cache's encoder, where its own name does not find it",
+            autocompletion=completing.backbones,
+        ),
     ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="its weights, where their own name does not find them")

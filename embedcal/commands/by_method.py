@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from embedcal import methods
+from embedcal.commands import completing
 
 if TYPE_CHECKING:
     from embedcal.methods.base import Method
@@ -22,6 +23,8 @@ CONTEXT = {
     "token_normalize_func": lambda token: token.replace("_", "-"),
     "help_option_names": ["-h", "--help"],
 }
+# Of a command that is only looked at, without the options that its method adds.
+LOOSE: dict[str, Any] = {"ignore_unknown_options": True, "allow_extra_args": True}
 
 
 def in_order(*names: str) -> type[TyperGroup]:
@@ -50,6 +53,14 @@ def method_group(run: FitCallback, common: Callable[..., None]) -> type[TyperGro
             name = cmd_name if cmd_name.endswith(".py") else cmd_name.replace("_", "-").lower()
             return _command(methods.find(name), name, run, common)
 
+        def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+            """The method's command; none is imported to complete the value of a shared option."""
+            if ctx.resilient_parsing and len(args) > 1:
+                shared = _typer_command(lambda: None, args[0], _own_and(common, []), **LOOSE)
+                if any(args[-1] in each.opts and not each.is_flag for each in shared.params):
+                    return args[0], shared, args[1:]
+            return super().resolve_command(ctx, args)
+
         def shell_complete(self, ctx: Any, incomplete: str) -> Any:
             """Names alone here too: a shell asks with every press of a key."""
             from typer.core import CompletionItem  # type: ignore[attr-defined]
@@ -71,10 +82,6 @@ def _command(cls: type[Method], name: str, run: FitCallback, common: Callable[..
 
     hints = get_type_hints(cls)
     own = {item.name: item for item in options(cls)}
-    shared = [
-        parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for parameter in inspect.signature(common, eval_str=True).parameters.values()
-    ]
     # The method's own before those that all trained methods share.
     order = sorted(own.values(), key=lambda item: item.name not in cls.__annotations__)
     own_parameters = [_parameter(item, hints[item.name], cls) for item in order]
@@ -87,10 +94,28 @@ def _command(cls: type[Method], name: str, run: FitCallback, common: Callable[..
         }
         run(name, chosen, {key: value for key, value in given.items() if key not in own})
 
-    command.__signature__ = inspect.Signature([*own_parameters, *shared])  # type: ignore[attr-defined]
-    command.__annotations__ = {p.name: p.annotation for p in [*own_parameters, *shared]}
-    app = typer.Typer(add_completion=False, context_settings=CONTEXT, rich_markup_mode=None)
-    app.command(name, help=inspect.cleandoc(cls.__doc__ or "").replace("``", ""))(command)
+    parameters = _own_and(common, own_parameters)
+    return _typer_command(command, name, parameters, help=cls.__doc__ or "")
+
+
+def _own_and(
+    common: Callable[..., None], own: Sequence[inspect.Parameter]
+) -> Sequence[inspect.Parameter]:
+    """A method's own parameters before those that all methods have."""
+    shared = inspect.signature(common, eval_str=True).parameters.values()
+    return [*own, *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in shared)]
+
+
+def _typer_command(
+    command: Any, name: str, parameters: Sequence[inspect.Parameter], *, help: str = "", **how: Any
+) -> Any:
+    """A function as a command that takes these parameters, whatever its own are."""
+    command.__signature__ = inspect.Signature(parameters)
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    app = typer.Typer(
+        add_completion=False, context_settings={**CONTEXT, **how}, rich_markup_mode=None
+    )
+    app.command(name, help=inspect.cleandoc(help).replace("``", ""))(command)
     return typer.main.get_command(app)
 
 
@@ -109,6 +134,7 @@ def _parameter(item: Field[Any], hint: Any, cls: type[Method]) -> inspect.Parame
             typer.Option(
                 help=item.metadata["help"],
                 metavar="|".join(choices) or None,
+                autocompletion=completing.words(*choices) if choices else None,
                 rich_help_panel=f"Options of {cls.name}",
             ),
         ],

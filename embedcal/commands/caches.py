@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from embedcal.commands.shared import SKIPPED, Device, Json, answer
+from embedcal.commands import completing
+from embedcal.commands.shared import SKIPPED, Device, File, Json, answer
 from embedcal.errors import EmbedcalError
 
 
@@ -19,10 +20,18 @@ def register(app: typer.Typer) -> None:
 
 
 def cache(
-    source: Annotated[str, typer.Argument(help="a named data set, a CSV file, a folder, ...")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="a named data set, a CSV file, a folder, ...", autocompletion=completing.datasets
+        ),
+    ],
     backbone: Annotated[
         str | None,
-        typer.Option(help="tiny, RN50, ViT-L/14@336px, FILE.py:Name [RN50; birds, digits: tiny]"),
+        typer.Option(
+            help="tiny, RN50, ViT-L/14@336px, FILE.py:Name [RN50; birds, digits: tiny]",
+            autocompletion=completing.backbones,
+        ),
     ] = None,
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag, or a file")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the images")] = None,
@@ -35,7 +44,11 @@ def cache(
     ] = None,
     columns: Annotated[str | None, typer.Option(help="foreign headers: path=file,y=label")] = None,
     split: Annotated[
-        str | None, typer.Option(help="0.7,0.1,0.2 of train, val, test, or a rule of the set's")
+        str | None,
+        typer.Option(
+            help="0.7,0.1,0.2 of train, val, test, or a rule of the set's",
+            autocompletion=completing.splits,
+        ),
     ] = None,
     split_seed: Annotated[int, typer.Option(help="decides which rows those are")] = 0,
     boxes: Annotated[Path | None, typer.Option(help="instances in COCO's form (JSON)")] = None,
@@ -44,21 +57,41 @@ def cache(
         Path | None, typer.Option(help="JSON file of sentences by class, in place of prompts")
     ] = None,
     templates: Annotated[
-        str, typer.Option(help="openai (all 80), simple, FILE or FILE#KEY")
+        str,
+        typer.Option(
+            help="openai (all 80), simple, FILE or FILE#KEY", autocompletion=completing.templates
+        ),
     ] = "openai",
     pairs: Annotated[
         str | None,
-        typer.Option(help="TOML file of concept pairs; none: without the data set's own"),
+        typer.Option(
+            help="TOML file of concept pairs; none: without the data set's own",
+            autocompletion=completing.words("none"),
+        ),
     ] = None,
     crop: Annotated[
-        str, typer.Option(help="centre crop: pixels, none; auto: the data set's for image-only")
+        str,
+        typer.Option(
+            help="centre crop: pixels, none; auto: the data set's for image-only",
+            autocompletion=completing.words("auto", "none"),
+        ),
     ] = "auto",
-    keep: Annotated[str, typer.Option(help="'tokens' keeps the map before the pool")] = "",
+    keep: Annotated[
+        str,
+        typer.Option(
+            help="'tokens' keeps the map before the pool",
+            autocompletion=completing.words("tokens"),
+        ),
+    ] = "",
     store: Annotated[
         Literal["float32", "float16"], typer.Option(help="stored type of features")
     ] = "float32",
     precision: Annotated[
-        str, typer.Option(help="fp32, bf16, fp16; auto: bf16 where the device is made for it")
+        str,
+        typer.Option(
+            help="fp32, bf16, fp16; auto: bf16 where the device is made for it",
+            autocompletion=completing.precisions,
+        ),
     ] = "fp32",
     runtime: Annotated[
         Literal["torch", "openvino", "onnxruntime"],
@@ -76,7 +109,11 @@ def cache(
         str | None, typer.Option(help="I/N: only that part of the rows, for embedcal merge")
     ] = None,
     extend: Annotated[
-        Path | None, typer.Option(help="an older cache: images that it has are not encoded again")
+        Path | None,
+        typer.Option(
+            help="an older cache: images that it has are not encoded again",
+            autocompletion=completing.caches,
+        ),
     ] = None,
     engine: Annotated[
         Literal["here", "ray"], typer.Option(help="ray: shards on a cluster, then one file")
@@ -127,6 +164,9 @@ def cache(
                 prompts=prompts,
                 descriptions=descriptions,
                 crop=crop,
+                split=split,
+                split_seed=split_seed,
+                boxes=boxes,
                 strict=strict,
                 allow_outside_root=allow_outside_root,
                 rows=rows,
@@ -151,9 +191,7 @@ def cache(
 
 
 def info(
-    file: Annotated[
-        Path | None, typer.Argument(help="a cache; by default the one used last")
-    ] = None,
+    file: File = None,
     as_json: Json = False,
 ) -> None:
     """What is in a cache: encoder, rows, groups in each split, text banks, warnings.

@@ -7,10 +7,17 @@ from typing import Annotated
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.by_method import CONTEXT, in_order
 from embedcal.commands.shared import SKIPPED, Json, answer
 
-Name = Annotated[str, typer.Argument(help="a named data set, as embedcal datasets lists them")]
+Name = Annotated[
+    str,
+    typer.Argument(
+        help="a named data set, as embedcal datasets lists them",
+        autocompletion=completing.datasets,
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -53,7 +60,10 @@ def show(name: Name, as_json: Json = False) -> None:
 def check(
     name: Name,
     root: Annotated[Path | None, typer.Option(help="folder of the data set")] = None,
-    split: Annotated[str | None, typer.Option(help="a rule of its own, or 0.7,0.1,0.2")] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="a rule of its own, or 0.7,0.1,0.2", autocompletion=completing.splits),
+    ] = None,
     sample: Annotated[int, typer.Option(help="images to decode")] = 64,
     as_json: Json = False,
 ) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.shared import CacheFile, Json, answer
 
 if TYPE_CHECKING:
@@ -19,7 +20,10 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    run: Annotated[str, typer.Argument(help="a run: its folder, id, or last")],
+    run: Annotated[
+        str,
+        typer.Argument(help="a run: its folder, id, or last", autocompletion=completing.run_names),
+    ],
     out: Annotated[Path, typer.Argument(help="a new folder, or a new .safetensors or .onnx file")],
     to: Annotated[
         str,
@@ -27,6 +31,7 @@ def export(
             metavar="open_clip|safetensors|onnx",
             help="open_clip: a folder with model, script and card; safetensors: the head alone; "
             "onnx: pixels to logits",
+            autocompletion=completing.forms,
         ),
     ] = "open_clip",
     pretrained: Annotated[
@@ -34,7 +39,11 @@ def export(
         typer.Option(help="file of the encoder's weights, where the cache was made from one"),
     ] = None,
     backbone: Annotated[
-        str | None, typer.Option(help="the encoder's name, where the cache's does not find it")
+        str | None,
+        typer.Option(
+            help="the encoder's name, where the cache's does not find it",
+            autocompletion=completing.backbones,
+        ),
     ] = None,
     cache: CacheFile = None,
     as_json: Json = False,

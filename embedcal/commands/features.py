@@ -7,7 +7,8 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from embedcal.commands.shared import Json, answer
+from embedcal.commands import completing
+from embedcal.commands.shared import File, Json, answer
 
 
 def register(app: typer.Typer) -> None:
@@ -69,17 +70,23 @@ def export_features(
         Path,
         typer.Option("--out", "-o", help="FILE.parquet, .npz, .npy, .safetensors, or a folder"),
     ],
-    file: Annotated[
-        Path | None, typer.Argument(help="a cache; by default the one used last")
-    ] = None,
+    file: File = None,
     level: Annotated[Literal["embedding", "pooled"], typer.Option(help="which features")] = (
         "embedding"
     ),
     split: Annotated[
-        list[str] | None, typer.Option(help="only train, val or test; may be repeated")
+        list[str] | None,
+        typer.Option(
+            help="only train, val or test; may be repeated",
+            autocompletion=completing.words("train", "val", "test"),
+        ),
     ] = None,
     run: Annotated[
-        str | None, typer.Option(help="also predictions of this run: its folder, id, or last")
+        str | None,
+        typer.Option(
+            help="also predictions of this run: its folder, id, or last",
+            autocompletion=completing.run_names,
+        ),
     ] = None,
     format: Annotated[
         Literal["parquet", "npz", "safetensors", "npy", "clip-retrieval"] | None,

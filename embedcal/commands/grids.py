@@ -7,29 +7,40 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.caches import join
+from embedcal.commands.many_runs import Engine, Jobs, RetryFailed, Seeds, over_cache
 from embedcal.commands.runs import Memory
 from embedcal.commands.shared import (
     SKIPPED,
     Attribute,
+    By,
     CacheFile,
     Device,
     Json,
+    Judge,
     Oracle,
     Select,
     answer,
+    named_runs,
     plain,
-    say,
     selection,
 )
 from embedcal.errors import EmbedcalError
 
 Folders = Annotated[
     list[str] | None,
-    typer.Argument(help="folders of runs, or single runs; by default the grid used last"),
+    typer.Argument(
+        help="folders of runs, or single runs; by default the grid used last",
+        autocompletion=completing.folders,
+    ),
 ]
 Metric = Annotated[
-    str | None, typer.Option(help="worst_group, train_weighted, mean, group_mean, worst_class, ...")
+    str | None,
+    typer.Option(
+        help="worst_group, train_weighted, mean, group_mean, worst_class, ...",
+        autocompletion=completing.metrics,
+    ),
 ]
 Plot = Annotated[Path | None, typer.Option(help="draw it into this .svg or .png file")]
 
@@ -45,10 +56,14 @@ def register(app: typer.Typer) -> None:
 def grid(
     specs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="METHOD[:OPTION=VALUE,VALUE]...", help="cfr:neg=rns,nns erm dfr"),
+        typer.Argument(
+            metavar="METHOD[:OPTION=VALUE,VALUE]...",
+            help="cfr:neg=rns,nns erm dfr",
+            autocompletion=completing.methods,
+        ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="a TOML file of [[runs]]")] = None,
-    seeds: Annotated[str, typer.Option(help="how many, or which: 5, or 0,3,7")] = "5",
+    seeds: Seeds = "5",
     cache: CacheFile = None,
     select: Select = None,
     oracle: Oracle = False,
@@ -56,19 +71,22 @@ def grid(
     out: Annotated[Path | None, typer.Option(help="the grid's folder; one of its own")] = None,
     device: Device = "auto",
     memory: Memory = None,
-    engine: Annotated[str, typer.Option(help="sequential, processes, batched, ray; auto")] = "auto",
-    jobs: Annotated[int | None, typer.Option(help="processes at once; one a core")] = None,
+    engine: Engine = "auto",
+    jobs: Jobs = None,
     default_grid: Annotated[
         bool, typer.Option("--default-grid", help="bare methods bring their own grids")
     ] = False,
     budget: Annotated[
         int | None, typer.Option(help="try so many settings of each method, not all")
     ] = None,
-    search: Annotated[str, typer.Option(help="how they are chosen: random, optuna")] = "random",
+    search: Annotated[
+        str,
+        typer.Option(
+            help="how they are chosen: random, optuna", autocompletion=completing.searches
+        ),
+    ] = "random",
     search_seed: Annotated[int, typer.Option(help="decides the search")] = 0,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="do failed runs again")
-    ] = False,
+    retry_failed: RetryFailed = False,
     as_json: Json = False,
 ) -> None:
     """Fit every setting with every seed; what is there already is not done again.
@@ -77,16 +95,9 @@ def grid(
 
     Example: embedcal grid cfr:neg=rns,nns:lr=1e-4,1e-3 erm dfr --seeds 5
     """
-    from embedcal.annotating import notes
-    from embedcal.answers.caches import cache_line
     from embedcal.answers.grids import grid_record, grid_report
-    from embedcal.cache import open_cache
-    from embedcal.caching import which_cache
-    from embedcal.datasets.places import remember_last_cache
     from embedcal.grids import grid as run
     from embedcal.grids import parse, read_grid
-    from embedcal.progress import grid_view
-    from embedcal.streaming import left_in_file
 
     spaces = [parse(text) for text in specs or ()]
     settled: dict[str, Any] = {"seeds": numbers(seeds)}
@@ -94,32 +105,25 @@ def grid(
         more, keys = read_grid(file)
         spaces += more
         settled |= _file_keys(keys, file)
-    path = which_cache(cache)
-    with open_cache(path) as opened:
-        say(cache_line(opened.meta))
-        left = left_in_file(opened.meta.rows, opened.meta.shapes, memory)
-        for line in [*notes(opened, attribute), *left]:
-            say(line)
-        remember_last_cache(path)
-        with grid_view() as view:
-            found = run(
-                spaces,
-                opened,
-                select=selection(select, oracle=oracle),
-                attribute=attribute,
-                out=out,
-                device=device,
-                memory=memory,
-                engine=engine,
-                jobs=jobs,
-                default_grid=default_grid,
-                budget=budget,
-                search=search,
-                search_seed=search_seed,
-                retry_failed=retry_failed,
-                watch=view,
-                **settled,
-            )
+    with over_cache(cache, attribute, memory) as (opened, view):
+        found = run(
+            spaces,
+            opened,
+            select=selection(select, oracle=oracle),
+            attribute=attribute,
+            out=out,
+            device=device,
+            memory=memory,
+            engine=engine,
+            jobs=jobs,
+            default_grid=default_grid,
+            budget=budget,
+            search=search,
+            search_seed=search_seed,
+            retry_failed=retry_failed,
+            watch=view,
+            **settled,
+        )
     answer(grid_record(found), grid_report(found), as_json=as_json)
     if found.failed:
         raise typer.Exit(SKIPPED)
@@ -127,24 +131,25 @@ def grid(
 
 def compare(
     runs: Folders = None,
-    by: Annotated[
-        str, typer.Option(help="what makes a row: method, or a list: method,neg")
-    ] = "method",
+    by: By = "method",
     select: Select = None,
     oracle: Oracle = False,
     metric: Metric = None,
-    baseline: Annotated[str | None, typer.Option(help="the row to compare with")] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="the row to compare with", autocompletion=completing.methods),
+    ] = None,
     latex: Annotated[bool, typer.Option("--latex", help="print a LaTeX table")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
     plot: Plot = None,
-    attribute: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attribute", help="judge test by this one's groups, not by those fitted with"
-        ),
-    ] = None,
+    attribute: Judge = None,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="for --attribute, if it lies elsewhere now")
+        Path | None,
+        typer.Option(
+            "--cache",
+            help="for --attribute, if it lies elsewhere now",
+            autocompletion=completing.caches,
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -159,7 +164,7 @@ def compare(
     from embedcal.comparing import compare as run
 
     found = run(
-        _folders(runs),
+        named_runs(runs, None),
         by=by,
         select=selection(select, oracle=oracle),
         oracle=oracle,
@@ -178,7 +183,10 @@ def compare(
 
 def sensitivity(
     runs: Folders = None,
-    method: Annotated[str | None, typer.Option(help="only this method's runs")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="only this method's runs", autocompletion=completing.methods),
+    ] = None,
     select: Select = None,
     oracle: Oracle = False,
     metric: Metric = None,
@@ -195,7 +203,7 @@ def sensitivity(
     from embedcal.comparing import sensitivity as run
 
     found = run(
-        _folders(runs),
+        named_runs(runs, None),
         metric=metric,
         select=selection(select, oracle=oracle),
         oracle=oracle,
@@ -209,7 +217,10 @@ def sensitivity(
 
 def merge(
     folders: Annotated[
-        list[Path], typer.Argument(help="folders of runs, or the shards of a cache")
+        list[Path],
+        typer.Argument(
+            help="folders of runs, or the shards of a cache", autocompletion=completing.shards
+        ),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="the folder, or the cache, to merge them into")
@@ -233,22 +244,6 @@ def merge(
 
     found = run(folders, out)
     answer(merge_record(found), merge_report(found), as_json=as_json)
-
-
-def _folders(runs: list[str] | None) -> list[str | Path]:
-    """What was named; the grid used last where nothing was."""
-    from embedcal.datasets.places import remembered
-
-    if runs:
-        return list(runs)
-    last = remembered("grid")
-    if last is None:
-        raise EmbedcalError(
-            "expected a folder of runs, found none named and no grid before: give one, or run "
-            "embedcal grid first"
-        )
-    say(f"runs {last}")
-    return [last]
 
 
 def numbers(text: str) -> int | tuple[int, ...]:

@@ -10,6 +10,7 @@ import typer
 
 from embedcal.commands import completing
 from embedcal.commands.grids import numbers
+from embedcal.commands.many_runs import Engine, Jobs, RetryFailed, Seeds, over_cache
 from embedcal.commands.runs import Memory
 from embedcal.commands.shared import (
     SKIPPED,
@@ -20,7 +21,6 @@ from embedcal.commands.shared import (
     Oracle,
     answer,
     plain,
-    say,
 )
 from embedcal.errors import EmbedcalError
 
@@ -35,7 +35,11 @@ def register(app: typer.Typer) -> None:
 def leaderboard(
     cache: CacheFile = None,
     methods: Annotated[
-        str | None, typer.Option(help="only these: erm,cfr,dfr; by default all")
+        str | None,
+        typer.Option(
+            help="only these: erm,cfr,dfr; by default all",
+            autocompletion=completing.listed(completing.methods),
+        ),
     ] = None,
     select: Annotated[
         list[str] | None,
@@ -47,7 +51,7 @@ def leaderboard(
         ),
     ] = None,
     oracle: Oracle = False,
-    seeds: Annotated[str, typer.Option(help="how many, or which: 5, or 0,3,7")] = "5",
+    seeds: Seeds = "5",
     quick: Annotated[bool, typer.Option("--quick", help="each method's defaults alone")] = False,
     budget: Annotated[
         int | None, typer.Option(help="settings of each method, its defaults among them; 8")
@@ -68,17 +72,19 @@ def leaderboard(
     ] = None,
     search_seed: Annotated[int, typer.Option(help="decides which settings are drawn")] = 0,
     metric: Annotated[
-        str | None, typer.Option(help="what is ranked by: worst_group, train_weighted, mean, ...")
+        str | None,
+        typer.Option(
+            help="what is ranked by: worst_group, train_weighted, mean, ...",
+            autocompletion=completing.metrics,
+        ),
     ] = None,
     attribute: Attribute = None,
     out: Annotated[Path | None, typer.Option(help="folder of the runs; one of its own")] = None,
     device: Device = "auto",
-    engine: Annotated[str, typer.Option(help="sequential, processes, batched, ray; auto")] = "auto",
-    jobs: Annotated[int | None, typer.Option(help="processes at once; one a core")] = None,
+    engine: Engine = "auto",
+    jobs: Jobs = None,
     memory: Memory = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="do failed runs again")
-    ] = False,
+    retry_failed: RetryFailed = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="print a Markdown table")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="print a LaTeX table")] = False,
     as_json: Json = False,
@@ -89,46 +95,32 @@ def leaderboard(
 
     Example: embedcal leaderboard --quick --seeds 3
     """
-    from embedcal.annotating import notes
     from embedcal.answers import leaderboard as answers
-    from embedcal.answers.caches import cache_line
-    from embedcal.cache import open_cache
-    from embedcal.caching import which_cache
-    from embedcal.datasets.places import remember_last_cache
     from embedcal.leading import leaderboard as run
-    from embedcal.progress import grid_view
-    from embedcal.streaming import left_in_file
 
-    path = which_cache(cache)
-    with open_cache(path) as opened:
-        say(cache_line(opened.meta))
-        left = left_in_file(opened.meta.rows, opened.meta.shapes, memory)
-        for line in [*notes(opened, attribute), *left]:
-            say(line)
-        remember_last_cache(path)
-        with grid_view() as view:
-            found = run(
-                opened,
-                methods=None if methods is None else _listed(methods),
-                select=_rules(select),
-                seeds=numbers(seeds),
-                budget=budget,
-                quick=quick,
-                default_grid=default_grid,
-                grid=grid,
-                options=_held(options or ()),
-                search_seed=search_seed,
-                attribute=attribute,
-                metric=metric,
-                oracle=oracle,
-                out=out,
-                device=device,
-                engine=engine,
-                jobs=jobs,
-                memory=memory,
-                retry_failed=retry_failed,
-                watch=view,
-            )
+    with over_cache(cache, attribute, memory) as (opened, view):
+        found = run(
+            opened,
+            methods=None if methods is None else _listed(methods),
+            select=_rules(select),
+            seeds=numbers(seeds),
+            budget=budget,
+            quick=quick,
+            default_grid=default_grid,
+            grid=grid,
+            options=_held(options or ()),
+            search_seed=search_seed,
+            attribute=attribute,
+            metric=metric,
+            oracle=oracle,
+            out=out,
+            device=device,
+            engine=engine,
+            jobs=jobs,
+            memory=memory,
+            retry_failed=retry_failed,
+            watch=view,
+        )
     report: Any = answers.leaderboard_report(found)
     if latex or markdown:
         report = plain(answers.latex(found) if latex else answers.markdown(found))

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.shared import Attribute, CacheFile, Json, Seed, answer
 
 
@@ -18,7 +19,11 @@ def register(app: typer.Typer) -> None:
 def map_views(
     out: Annotated[Path, typer.Option("--out", "-o", help="the figure: .png, .svg or .pdf")],
     runs: Annotated[
-        list[str] | None, typer.Argument(help="folders, ids, or last; zero-shot for a run's name")
+        list[str] | None,
+        typer.Argument(
+            help="folders, ids, or last; zero-shot for a run's name",
+            autocompletion=completing.heads,
+        ),
     ] = None,
     by: Annotated[
         Literal["pca", "tsne", "umap"], typer.Option(help="how they come into two dimensions")

@@ -7,14 +7,25 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.shared import SKIPPED, Device, Json, Seed, answer
 
 if TYPE_CHECKING:
     from embedcal.runs import Run
 
-RunName = Annotated[str, typer.Argument(metavar="RUN", help="its folder, id, or last")]
+RunName = Annotated[
+    str,
+    typer.Argument(
+        metavar="RUN", help="its folder, id, or last", autocompletion=completing.run_names
+    ),
+]
 RunCache = Annotated[
-    Path | None, typer.Option("--cache", help="the run's cache; by default where it was made")
+    Path | None,
+    typer.Option(
+        "--cache",
+        help="the run's cache; by default where it was made",
+        autocompletion=completing.caches,
+    ),
 ]
 SHOWN = 10  # predictions that a person is shown where no CSV is asked for
 
@@ -27,7 +38,12 @@ def register(app: typer.Typer) -> None:
 
 def predict(
     run: Annotated[
-        str, typer.Argument(metavar="RUN", help="its folder, id, or last; or zero-shot")
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="its folder, id, or last; or zero-shot",
+            autocompletion=completing.heads,
+        ),
     ],
     images: Annotated[
         Path,
@@ -38,12 +54,19 @@ def predict(
     ] = None,
     neighbours: Annotated[int, typer.Option(help="nearest training rows for each image")] = 0,
     temperature: Annotated[
-        str, typer.Option(help="divides the logits; calibrated: what calibrate found")
+        str,
+        typer.Option(
+            help="divides the logits; calibrated: what calibrate found",
+            autocompletion=completing.words("calibrated"),
+        ),
     ] = "1",
     root: Annotated[Path | None, typer.Option(help="folder of the paths in a .csv or .txt")] = None,
     batch_size: Annotated[int, typer.Option(help="images encoded at once")] = 64,
     backbone: Annotated[
-        str | None, typer.Option(help="the encoder, where it is code in a file")
+        str | None,
+        typer.Option(
+            help="the encoder, where it is code in a file", autocompletion=completing.backbones
+        ),
     ] = None,
     pretrained: Annotated[
         str | None, typer.Option(help="the file of its weights, where the cache came from one")

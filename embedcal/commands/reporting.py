@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from embedcal.commands.shared import CacheFile, Device, Json, Oracle, Select, answer, say, selection
+from embedcal.commands import completing
+from embedcal.commands.shared import (
+    By,
+    CacheFile,
+    Device,
+    Json,
+    Judge,
+    Oracle,
+    Select,
+    answer,
+    named_runs,
+    selection,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -18,21 +30,20 @@ def register(app: typer.Typer) -> None:
 def report(
     runs: Annotated[
         list[str] | None,
-        typer.Argument(help="folders of runs, ids, or last; by default the grid used last"),
-    ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="the page: .html")] = Path("report.html"),
-    by: Annotated[
-        str, typer.Option(help="what makes a row: method, or a list: method,neg")
-    ] = "method",
-    select: Select = None,
-    oracle: Oracle = False,
-    metric: Annotated[str | None, typer.Option(help="worst_group, mean, worst_class, ...")] = None,
-    attribute: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--attribute", help="judge test by this one's groups, not by those fitted with"
+        typer.Argument(
+            help="folders of runs, ids, or last; by default the grid used last",
+            autocompletion=completing.runs,
         ),
     ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="the page: .html")] = Path("report.html"),
+    by: By = "method",
+    select: Select = None,
+    oracle: Oracle = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(help="worst_group, mean, worst_class, ...", autocompletion=completing.metrics),
+    ] = None,
+    attribute: Judge = None,
     detect: Annotated[
         bool, typer.Option("--detect", help="look for attributes, and ask healthy or spurious")
     ] = False,
@@ -57,7 +68,7 @@ def report(
 
     with progress() as bars:
         found = write(
-            _named(runs, cache),
+            named_runs(runs, cache),
             out,
             ReportOptions(
                 by=by,
@@ -75,26 +86,3 @@ def report(
         )
     record = report_record(found)
     answer(record, report_report(record), as_json=as_json)
-
-
-def _named(runs: list[str] | None, cache: Path | None) -> list[str | Path]:
-    """Folders as they are; ids and ``last`` as folders of runs; for none the grid used last."""
-    from embedcal.caching import which_cache
-    from embedcal.datasets.places import remembered
-    from embedcal.errors import EmbedcalError
-    from embedcal.interchange import find_run
-
-    if runs:
-        found = [name if Path(name).exists() else None for name in runs]
-        return [
-            path if path is not None else find_run(name, which_cache(cache)).folder
-            for name, path in zip(runs, found, strict=True)
-        ]
-    last = remembered("grid")
-    if last is None:
-        raise EmbedcalError(
-            "expected runs, found none named and no grid before: give a folder of runs, an id, or "
-            "last, or run embedcal grid first"
-        )
-    say(f"runs {last}")
-    return [last]

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.by_method import CONTEXT, method_group
 from embedcal.commands.shared import (
     Attribute,
@@ -36,7 +37,13 @@ def register(app: typer.Typer) -> None:
 
 
 def demo(
-    dataset: Annotated[str, typer.Option(help="birds, or digits: real handwriting")] = "birds",
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="birds, or digits: real handwriting",
+            autocompletion=completing.words("birds", "digits"),
+        ),
+    ] = "birds",
     rows: Annotated[
         int | None, typer.Option(help="pictures to make; by default 5894 birds or 1797 digits")
     ] = None,

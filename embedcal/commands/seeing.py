@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.shared import CacheFile, Device, Json, answer, row_numbers, say
 
 if TYPE_CHECKING:
@@ -28,12 +29,25 @@ def register(app: typer.Typer) -> None:
 
 def detect(
     run: Annotated[
-        str | None, typer.Option(help="whose errors: its folder, id, or last; else zero-shot")
+        str | None,
+        typer.Option(
+            help="whose errors: its folder, id, or last; else zero-shot",
+            autocompletion=completing.run_names,
+        ),
     ] = None,
     vocabulary: Annotated[
-        str | None, typer.Option(help="a file of names, one a line; else the list that ships")
+        str | None,
+        typer.Option(
+            help="a file of names, one a line; else the list that ships",
+            autocompletion=completing.vocabularies,
+        ),
     ] = None,
-    detector: Annotated[str, typer.Option(help="clip, owlvit, or a table of attributes")] = "clip",
+    detector: Annotated[
+        str,
+        typer.Option(
+            help="clip, owlvit, or a table of attributes", autocompletion=completing.detectors
+        ),
+    ] = "clip",
     by: Annotated[
         Literal["delta", "mi"], typer.Option(help="ranking; mi: mutual information")
     ] = "delta",
@@ -99,7 +113,11 @@ def detect(
 
 def explain(
     runs: Annotated[
-        list[str] | None, typer.Argument(help="folders, ids, or last; zero-shot for a run's name")
+        list[str] | None,
+        typer.Argument(
+            help="folders, ids, or last; zero-shot for a run's name",
+            autocompletion=completing.heads,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="the figure: .png, .svg or .pdf")
@@ -115,10 +133,18 @@ def explain(
         bool, typer.Option("--language", help="words that each run moved toward, or away from")
     ] = False,
     vocabulary: Annotated[
-        str | None, typer.Option(help="words for --language, as for detect")
+        str | None,
+        typer.Option(
+            help="words for --language, as for detect", autocompletion=completing.vocabularies
+        ),
     ] = None,
     class_name: Annotated[
-        str | None, typer.Option("--class", help="whose decision, for --language; default: all")
+        str | None,
+        typer.Option(
+            "--class",
+            help="whose decision, for --language; default: all",
+            autocompletion=completing.classes,
+        ),
     ] = None,
     per_class: Annotated[int, typer.Option(help="words shown of each class")] = 10,
     split: SplitName = "test",

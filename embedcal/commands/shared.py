@@ -26,6 +26,10 @@ CacheFile = Annotated[
         autocompletion=completing.caches,
     ),
 ]
+File = Annotated[
+    Path | None,
+    typer.Argument(help="a cache; by default the one used last", autocompletion=completing.caches),
+]
 Device = Annotated[
     str,
     typer.Option(
@@ -45,7 +49,23 @@ Oracle = Annotated[bool, typer.Option("--oracle", help="allow selection on test"
 Attribute = Annotated[
     list[str] | None,
     typer.Option(
-        "--attribute", help="makes the groups; may be repeated, for their product; default: all"
+        "--attribute",
+        help="makes the groups; may be repeated, for their product; default: all",
+        autocompletion=completing.attributes,
+    ),
+]
+Judge = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--attribute",
+        help="judge test by this one's groups, not by those fitted with",
+        autocompletion=completing.attributes,
+    ),
+]
+By = Annotated[
+    str,
+    typer.Option(
+        help="what makes a row: method, or a list: method,neg", autocompletion=completing.keys
     ),
 ]
 SKIPPED = 3  # finished, but something is missing or beyond what was asked for

@@ -8,16 +8,20 @@ from typing import Annotated, Any
 
 import typer
 
+from embedcal.commands import completing
 from embedcal.commands.grids import numbers
+from embedcal.commands.many_runs import Engine, Jobs
 from embedcal.commands.shared import SKIPPED, Attribute, Device, Json, Select, answer, plain, say
 
 Caches = Annotated[
     list[Path] | None,
-    typer.Option("--cache", help="a cache; may be repeated; by default the one used last"),
+    typer.Option(
+        "--cache",
+        help="a cache; may be repeated; by default the one used last",
+        autocompletion=completing.caches,
+    ),
 ]
 Seeds = Annotated[str | None, typer.Option(help="how many, or which: 5, or 0,3,7")]
-Engine = Annotated[str, typer.Option(help="sequential, processes, batched, ray; auto")]
-Jobs = Annotated[int | None, typer.Option(help="processes at once; one a core")]
 Markdown = Annotated[bool, typer.Option("--markdown", help="print Markdown")]
 
 
@@ -29,7 +33,11 @@ def register(app: typer.Typer) -> None:
 
 def study(
     name: Annotated[
-        str | None, typer.Argument(help="a study, or a TOML file; none: what there is")
+        str | None,
+        typer.Argument(
+            help="a study, or a TOML file; none: what there is",
+            autocompletion=completing.studies,
+        ),
     ] = None,
     cache: Caches = None,
     seeds: Seeds = None,
@@ -86,7 +94,11 @@ def study(
 
 def reproduce(
     name: Annotated[
-        str | None, typer.Argument(help="a recipe, or a TOML file; none: what there is")
+        str | None,
+        typer.Argument(
+            help="a recipe, or a TOML file; none: what there is",
+            autocompletion=completing.recipes,
+        ),
     ] = None,
     cache: Caches = None,
     root: Annotated[Path | None, typer.Option(help="folder of the data set's images")] = None,

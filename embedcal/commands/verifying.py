@@ -7,13 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands.shared import SKIPPED, Device, Json, Seed, answer, row_numbers
+from embedcal.commands import completing
+from embedcal.commands.shared import SKIPPED, Device, File, Json, Seed, answer, row_numbers
 from embedcal.errors import EmbedcalError
 
-File = Annotated[Path | None, typer.Argument(help="a cache; by default the one used last")]
 Root = Annotated[Path | None, typer.Option(help="folder of the images; else found by digest")]
 Backbone = Annotated[
-    str | None, typer.Option(help="the encoder, where the cache's name of it does not find it")
+    str | None,
+    typer.Option(
+        help="the encoder, where the cache's name of it does not find it",
+        autocompletion=completing.backbones,
+    ),
 ]
 Pretrained = Annotated[str | None, typer.Option(help="the file of its weights")]
 
@@ -36,7 +40,7 @@ def verify(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Hash a cache and say whether any byte has changed since it was written.
+    """Hash a cache, its shards too, and say whether any byte has changed since it was written.
 
     With --reencode, random rows are also encoded again from their images and compared; rows that
     differ are named, and the status is 3.
@@ -74,7 +78,8 @@ def verify(
 def repair(
     file: File = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="the new file; else NAME-repaired.h5")
+        Path | None,
+        typer.Option("--out", "-o", help="the new file; NAME-repaired.h5, a shard's own name"),
     ] = None,
     rows: Annotated[
         str | None, typer.Option(help="rows to encode again besides those that fail: 3,17")
@@ -87,8 +92,9 @@ def repair(
 ) -> None:
     """Encode the rows of a damaged cache that fail again, into a whole file beside it.
 
-    Rows fail whose checksum does not hold, or that have NaN or infinity. The cache itself is left
-    as it is.
+    Rows fail whose checksum does not hold, or that have NaN or infinity. The damaged file is left
+    as it is, but a shard takes its name again where its seal proves every byte; those of a virtual
+    cache are repaired so.
 
     Example: embedcal repair birds.h5 -o whole.h5
     """

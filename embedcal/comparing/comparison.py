@@ -17,9 +17,19 @@ from typing import Any
 
 import numpy as np
 
+from embedcal.comparing.cells import cells_notes
 from embedcal.comparing.choosing import choose, mean_ranks
 from embedcal.comparing.judging import about_groups, judged, labeller
-from embedcal.comparing.recorded import Found, Pool, collect, named, option, plain
+from embedcal.comparing.recorded import (
+    Found,
+    Pool,
+    collect,
+    lacking_note,
+    named,
+    none_under,
+    option,
+    plain,
+)
 from embedcal.comparing.rows import VECTORS as VECTORS
 from embedcal.comparing.rows import Row as Row
 from embedcal.comparing.rows import rights, row_of
@@ -134,11 +144,7 @@ def compare(  # noqa: PLR0913 - a public function has the options that it has
     drafts = [_draft(pool, keys, pool.rule(select, oracle=oracle), metric) for pool in pools]
     drafts = [draft for draft in drafts if draft.rows]
     if not drafts:
-        wanted = pools[0].rule(select, oracle=oracle).name
-        raise EmbedcalError(
-            f"expected runs that kept the rule '{wanted}', found none: choose another rule, or fit "
-            "them again under it"
-        )
+        raise none_under(pools, pools[0].rule(select, oracle=oracle))
     if baseline is not None:
         labels = [row.label for draft in drafts for row in draft.rows]
         named(baseline, labels, "a row as baseline")
@@ -177,8 +183,9 @@ def _draft(pool: Pool, keys: Sequence[str], wanted: Rule, metric: str | None) ->
     found, lacking = pool.under(wanted)
     notes = about_groups(pool)
     label = labeller(pool, partial(_label, keys=keys))
+    notes += cells_notes(found, wanted)
     if lacking:
-        notes.append(f"{counted(lacking, 'run')} left out: kept nothing under {wanted.name}")
+        notes.append(lacking_note(lacking, wanted))
     members: dict[str, list[Found]] = {}
     for item in found:
         members.setdefault(label(item[0].record), []).append(item)

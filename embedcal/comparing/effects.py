@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +31,9 @@ from embedcal.comparing.recorded import (
     Pool,
     collect,
     configuration,
+    lacking_note,
     named,
+    none_under,
     number,
     option,
     plain,
@@ -151,18 +153,24 @@ def sensitivity(
     methods = [run.record["method"] for pool in pools for run in pool.done]
     if method is not None:
         named(method, methods, "a method that has runs")
-    found = []
+    pools = [_only(pool, method) for pool in pools]
+    found: list[MethodEffects] = []
+    kept = 0
     for pool in pools:
         wanted = pool.rule(select, oracle=oracle)
         name = pool.metric(metric)
-        entries, _ = pool.under(wanted)
+        entries, lacking = pool.under(wanted)
+        kept += len(entries)
         of_method: dict[str, list[Found]] = {}
         for item in entries:
             of_method.setdefault(item[0].record["method"], []).append(item)
         for key, items in of_method.items():
-            if method in (None, key):
-                part = _method(pool, key, items, name, split)
-                found += [part] if part else []
+            part = _method(pool, key, items, name, split)
+            if part is not None and lacking:  # also of methods that have no part of their own
+                part = replace(part, notes=(*part.notes, lacking_note(lacking, wanted)))
+            found += [part] if part else []
+    if not kept:
+        raise none_under(pools, pools[0].rule(select, oracle=oracle))
     if not found:
         which = f"of {method}" if method else "of one method"
         raise EmbedcalError(
@@ -170,6 +178,10 @@ def sensitivity(
             "grid over the values of an option"
         )
     return Sensitivity(methods=tuple(found))
+
+
+def _only(pool: Pool, method: str | None) -> Pool:
+    return replace(pool, done=tuple(r for r in pool.done if method in (None, r.record["method"])))
 
 
 def _method(

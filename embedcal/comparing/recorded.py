@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from embedcal.annotating import labelled
+from embedcal.comparing.verdicts import counted
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.evaluate.paired import COMPARABLE
 from embedcal.grids.results import load, no_garbage
@@ -54,7 +56,10 @@ class Pool:
     def by_groups(self) -> bool:
         """Whether the runs were selected by groups, unless a rule is named."""
         if self.judge is None:
-            return bool(self.attributes)
+            kept = [run.record["rules"] for run in self.done]
+            by_class = [rules for rules in kept if "val.worst_class" in rules]
+            able = not by_class or any("val.worst_group" in rules for rules in by_class)
+            return bool(self.attributes) and able  # attributes may be known in no row of val
         return any(run.record["attributes"] for run in self.done)
 
     def rule(self, select: str | None, *, oracle: bool) -> Rule:
@@ -91,21 +96,48 @@ class Pool:
         what = self.attributes[0] if len(self.attributes) == 1 else "value"
         return tuple(f"class {g // values} | {what} {g % values}" for g in range(groups))
 
-    def under(self, wanted: Rule) -> tuple[list[Found], int]:
-        """Every run with what the rule kept of it, and how many have no such rule.
+    def under(self, wanted: Rule) -> tuple[list[Found], tuple[Run, ...]]:
+        """Every run with what the rule kept of it, and the runs of which it kept nothing.
 
-        A solver has one entry, of a name of its own, which stands under any rule. Where there is a
-        judge, the metrics on test are its own.
+        A solver has one entry, of a name of its own, which stands under any rule that has judged
+        it: one of environments judges those alone that it was asked for. Where there is a judge,
+        the metrics on test are its own.
         """
         found: list[Found] = []
+        lacking: list[Run] = []
         for run in self.done:
             rules = run.record["rules"]
             own = [name for name in rules if name not in RULE_NAMES]
             name = own[0] if own else wanted.name
-            if name in rules:
-                kept = {"rule": name, **rules[name]}
-                found.append((run, {**kept, "test": self.judge(run, name)} if self.judge else kept))
-        return found, len(self.done) - len(found)
+            entry = rules.get(name)
+            if entry is None or (wanted.environments and wanted.statistic not in entry["val"]):
+                lacking.append(run)
+                continue
+            kept = {"rule": name, **entry}
+            found.append((run, {**kept, "test": self.judge(run, name)} if self.judge else kept))
+        return found, tuple(lacking)
+
+
+def lacking_note(lacking: Sequence[Run], wanted: Rule) -> str:
+    """Whose runs a rule kept nothing of: how many of each method, and what to do about it."""
+    counts = Counter(run.record["method"] for run in lacking)
+    whose = ", ".join(f"{name} {times:,}" for name, times in counts.items())
+    note = f"{counted(len(lacking), 'run')} left out: kept nothing under {wanted.name} ({whose})"
+    if wanted.on_demand:  # the others are kept wherever there are labels for them
+        note += f"; fit again with --select {wanted.name}"
+    return note
+
+
+def none_under(pools: Sequence[Pool], wanted: Rule) -> EmbedcalError:
+    """What to raise where a rule kept nothing of any run."""
+    runs = [run for pool in pools for run in pool.done]
+    methods = ", ".join(dict.fromkeys(str(run.record["method"]) for run in runs))
+    again = f"fit them again with --select {wanted.name}, or choose another rule"
+    return EmbedcalError(
+        f"expected runs that kept the rule '{wanted.name}', found none among "
+        f"{counted(len(runs), 'run')} of {methods}: "
+        + (again if wanted.on_demand else "choose another rule")
+    )
 
 
 def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:

@@ -11,13 +11,14 @@ import numpy as np
 
 from embedcal.datasets.descriptions import even, read_descriptions
 from embedcal.datasets.files import Checked, check_files, leads_out, normalise
-from embedcal.datasets.labels import Labels, factorise, read_labels, read_splits
+from embedcal.datasets.labels import Labels, read_labels, read_splits, repeats
 from embedcal.datasets.manifest import Attribute, Manifest, group_counts
 from embedcal.datasets.options import ReadOptions, crop_of, names_of
 from embedcal.datasets.printable import printable
-from embedcal.datasets.problems import Problem, raise_any
+from embedcal.datasets.problems import MOST_SHOWN, Problem, raise_any
 from embedcal.datasets.prompts import resolve_prompts
-from embedcal.datasets.table import Table
+from embedcal.datasets.stored_text import mapped
+from embedcal.datasets.table import Rows
 from embedcal.types import SPLITS, EmbedcalError, IntArray
 
 # With more than this share of the files missing, the root is taken to be wrong.
@@ -26,7 +27,7 @@ REQUIRED = ("path", "y", "split")
 
 
 def build_manifest(
-    table: Table, *, root: Path, name: str, options: ReadOptions | None = None
+    table: Rows, *, root: Path, name: str, options: ReadOptions | None = None
 ) -> Manifest:
     """Check the whole of ``table`` and return its rows, in the order of the table.
 
@@ -45,7 +46,7 @@ def build_manifest(
             "add one row for each image"
         )
     root = root.expanduser().absolute()
-    paths = tuple(normalise(cell) for cell in table.columns[headers["path"]])
+    paths = mapped(normalise, table.columns[headers["path"]])
     split = read_splits(table.columns[headers["split"]], table.show)
     y = read_labels(
         table.columns[headers["y"]],
@@ -62,7 +63,7 @@ def build_manifest(
     }  # fmt: skip
     ids = table.columns.get(headers["id"])
     masks = table.columns.get(headers["mask"])
-    masks = None if masks is None else tuple(normalise(cell) for cell in masks)
+    masks = None if masks is None else mapped(normalise, masks)
 
     problems = [*split.problems, *y.problems]
     for key, read in labels.items():
@@ -111,7 +112,7 @@ def build_manifest(
 
 
 def _attribute_columns(
-    table: Table, options: ReadOptions
+    table: Rows, options: ReadOptions
 ) -> dict[str, tuple[str, tuple[str, ...] | None]]:
     """Name of each attribute -> its header, and its value names where they are given."""
     given = options.attributes
@@ -135,7 +136,7 @@ def _attribute_columns(
     return {options.attribute_name or header: (header, named)}
 
 
-def require(table: Table, headers: Sequence[str]) -> None:
+def require(table: Rows, headers: Sequence[str]) -> None:
     missing = [header for header in headers if header not in table.columns]
     if not missing:
         return
@@ -152,7 +153,7 @@ def require(table: Table, headers: Sequence[str]) -> None:
 
 
 def _id_problems(
-    table: Table, ids: Sequence[str] | None, paths: Sequence[str], split: IntArray
+    table: Rows, ids: Sequence[str] | None, paths: Sequence[str], split: IntArray
 ) -> list[Problem]:
     """Blank paths, one image in two splits, ids that occur twice."""
     problems = []
@@ -164,35 +165,42 @@ def _id_problems(
         problems.append(
             Problem.at("path not in UTF-8", foreign, lambda row: table.show(row, paths[row]))
         )
-    _, image = factorise(paths)
-    first = np.unique(image, return_index=True)[1][image]  # (n,) first row of the same image
-    known = (split >= 0) & (split[first] >= 0) & np.array([bool(path) for path in paths])
-    crossing = np.flatnonzero(known & (split != split[first]))
+    again, first = _repeats(paths)
+    known = (split[again] >= 0) & (split[first] >= 0)
+    crossing = known & (split[again] != split[first])
 
-    def meets(cells: Sequence[str], firsts: IntArray, row: int) -> str:
-        return f"{table.show(row, cells[row])} after {table.where(int(firsts[row]))}"
+    def fault(kind: str, cells: Sequence[str], rows: IntArray, firsts: IntArray) -> Problem:
+        earlier = dict(zip(rows[:MOST_SHOWN].tolist(), firsts.tolist(), strict=False))
 
-    if crossing.size:
+        def meets(row: int) -> str:
+            return f"{table.show(row, cells[row])} after {table.where(earlier[row])}"
+
+        return Problem.at(kind, rows.tolist(), meets)
+
+    if crossing.any():
         kind = "one image in two splits"
-        problems.append(Problem.at(kind, crossing.tolist(), lambda row: meets(paths, first, row)))
+        problems.append(fault(kind, paths, again[crossing], first[crossing]))
     if ids is None:
         kind = "the same path again (it serves as the id where there is no id column)"
         cells: Sequence[str] = paths
+        same = split[again] == split[first]
+        again, first = again[same], first[same]
     else:
         kind, cells = "duplicate id", ids
+        again, first = _repeats(ids)
         bare = [row for row, cell in enumerate(ids) if not cell]
         if bare:
             problems.append(Problem.at("blank id", bare, table.where))
-    _, index = factorise(cells)
-    earlier = np.unique(index, return_index=True)[1][index]
-    again = (earlier != np.arange(len(cells))) & np.array([bool(cell) for cell in cells])
-    if ids is None:
-        again &= split == split[first]
-    if again.any():
-        problems.append(
-            Problem.at(kind, np.flatnonzero(again).tolist(), lambda row: meets(cells, earlier, row))
-        )
+    if again.size:
+        problems.append(fault(kind, cells, again, first))
     return problems
+
+
+def _repeats(cells: Sequence[str]) -> tuple[IntArray, IntArray]:
+    """``repeats`` but for blank cells, which are a fault of their own."""
+    again, first = repeats(cells)
+    known = np.array([bool(cells[row]) for row in first], dtype=bool)
+    return again[known], first[known]
 
 
 def _is_text(path: str) -> bool:
@@ -217,7 +225,7 @@ def _look(paths: Sequence[str], root: Path, options: ReadOptions) -> Checked:
 
 
 def _file_problems(
-    table: Table, paths: Sequence[str], root: Path, checked: Checked
+    table: Rows, paths: Sequence[str], root: Path, checked: Checked
 ) -> list[Problem]:
     problems = []
     if checked.outside:

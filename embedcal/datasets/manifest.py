@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 
+from embedcal.datasets.labels import repeats
 from embedcal.datasets.printable import printable
 from embedcal.types import SPLITS, EmbedcalError, IntArray
 
@@ -25,6 +27,8 @@ class Attribute:
 class Manifest:
     """Validated rows. ``split`` holds 0, 1, 2 for train, val, test; paths are relative, POSIX.
 
+    Columns of text are tuples; those of many rows that were in tar or Parquet files lie in a file
+    (``StoredText``), so that what is in memory for each row is the numbers of its labels.
     ``prompts`` maps a bank to its prompts: ``class`` one a class, ``attribute`` one a value,
     ``context`` one a value ("bird on land"). ``warnings`` are recorded in the cache. Making one
     whose columns do not fit together raises ``EmbedcalError``. ``descriptions`` maps a bank to
@@ -36,15 +40,15 @@ class Manifest:
 
     name: str
     root: Path
-    ids: tuple[str, ...]
-    paths: tuple[str, ...]
+    ids: Sequence[str]
+    paths: Sequence[str]
     y: IntArray  # (n,)
     split: IntArray  # (n,)
     classes: tuple[str, ...]
     attributes: tuple[Attribute, ...] = ()
     prompts: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     box: np.ndarray | None = None  # (n, 4) x, y, width, height in pixels of the file; NaN: none
-    masks: tuple[str, ...] | None = None  # (n,) paths relative to the root; blank: none
+    masks: Sequence[str] | None = None  # (n,) paths relative to the root; blank: none
     warnings: tuple[str, ...] = ()
     allow_outside_root: bool = False
     descriptions: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
@@ -80,11 +84,16 @@ class Manifest:
                     f"at least, found {len(texts)} lists of {', '.join(map(str, counts))}: even "
                     "them out"
                 )
-        if len(set(self.ids)) != n:
+        if repeats(self.ids)[0].size:
             raise EmbedcalError("expected distinct ids, found one twice: give each row its own")
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def files(self) -> Sequence[Path]:
+        """Where the image of each row is."""
+        return _Files(self.root, self.paths)
 
     def attribute(self, name: str | None = None) -> Attribute:
         """The attribute called ``name``, or the first one."""
@@ -97,6 +106,25 @@ class Manifest:
             f"expected an attribute{wanted} in {printable(self.name)}, found {found or 'none'}: "
             "add a column for it, or name another"
         )
+
+
+class _Files(Sequence[Path]):
+    """Paths below a root, each made when it is asked for."""
+
+    def __init__(self, root: Path, paths: Sequence[str]) -> None:
+        self._root, self._paths = root, paths
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    @overload
+    def __getitem__(self, index: int) -> Path: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Path]: ...
+    def __getitem__(self, index: int | slice) -> Path | list[Path]:
+        if isinstance(index, slice):
+            return [self._root / path for path in self._paths[index]]
+        return self._root / self._paths[index]
 
 
 def group_counts(manifest: Manifest, attribute: str | None = None) -> dict[str, list[int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from embedcal.types import EmbedcalError
@@ -65,8 +66,9 @@ def remembered_at(what: str) -> int:
 
 
 def remember_last_cache(path: str | Path) -> None:
-    """Remember ``path`` as the cache used last."""
-    remember("cache", path)
+    """Remember ``path`` as the cache used last, where anything can be remembered."""
+    with suppress(EmbedcalError):
+        remember("cache", path)
 
 
 def last_cache() -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from embedcal.datasets.named import benchmark, benchmark_names, read_benchmark, 
 from embedcal.datasets.named.splitting import parse_rule, split_rows
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.printable import printable
-from embedcal.datasets.table import Table, read_csv, read_tree
+from embedcal.datasets.table import Rows, read_csv, read_tree
 from embedcal.types import EmbedcalError
 
 
@@ -27,7 +28,8 @@ def read_manifest(
     * a CSV file with the columns ``path, y, split`` and optionally ``a``, ``id``, ``mask`` and
       further attributes; paths are relative to ``root``, or else to the file's own folder.
     * a Parquet file of the same columns; a folder of Parquet shards, of WebDataset shards, or one
-      that Hugging Face's ``save_to_disk`` wrote: images inside them are unpacked once.
+      that Hugging Face's ``save_to_disk`` wrote: images inside them are unpacked once. Braces
+      name several files, as in ``train-{000000..000099}.tar``.
     * a folder ``split/class/image`` or ``split/class/attribute/image``, or, with
       ``options.split``, ``class/image``.
     * a ``.toml`` file of facts about a data set of your own.
@@ -64,7 +66,7 @@ def _read(source: str, root: Path | None, options: ReadOptions) -> Manifest:
     path = Path(source).expanduser()
     if path.is_file() and path.suffix == ".toml":
         return read_benchmark(read_facts(path), root or path.parent, options)
-    if not path.exists():
+    if not path.exists() and not _is_pattern(path):
         names = benchmark_names()
         close = difflib.get_close_matches(source.casefold(), names, n=1)
         guess = f": did you mean '{close[0]}'?" if close else ": check the spelling or the path"
@@ -73,11 +75,28 @@ def _read(source: str, root: Path | None, options: ReadOptions) -> Manifest:
             f"'{printable(source, longest=300)}', which is none of them{guess}"
         )
     table, base = _table(path, root, options)
-    name = path.resolve().name if path.is_dir() else path.stem
-    return build_manifest(_cut(table, options), root=base, name=name, options=options)
+    return build_manifest(_cut(table, options), root=base, name=_name(path), options=options)
 
 
-def _table(path: Path, root: Path | None, options: ReadOptions) -> tuple[Table, Path]:
+def _name(path: Path) -> str:
+    """What a data set without a name is called: as its folder or file, of braces what is before."""
+    if path.is_dir():
+        return path.resolve().name
+    if not path.exists():
+        from embedcal.datasets.containers.shards import base_of
+
+        before = re.split(r"[-_.]*\{", str(path))[0].rpartition("/")[2]
+        return before or base_of(path).resolve().name
+    return path.stem
+
+
+def _is_pattern(path: Path) -> bool:
+    from embedcal.datasets.containers.shards import is_pattern
+
+    return is_pattern(path)
+
+
+def _table(path: Path, root: Path | None, options: ReadOptions) -> tuple[Rows, Path]:
     """The table of a file or a folder, and the folder that its paths begin at."""
     from embedcal.datasets.containers import read_container
 
@@ -94,7 +113,7 @@ def _table(path: Path, root: Path | None, options: ReadOptions) -> tuple[Table, 
     return read_tree(path), path
 
 
-def _cut(table: Table, options: ReadOptions) -> Table:
+def _cut(table: Rows, options: ReadOptions) -> Rows:
     """The table with the split that ``options.split`` draws, in place of its own if it has one."""
     if options.split is None:
         return table

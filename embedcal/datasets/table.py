@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -19,29 +19,41 @@ IMAGE_SUFFIXES = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
-    """Columns of text, all of one length. ``lines`` are file line numbers, header = 1.
+class Rows:
+    """Columns of text, all of one length; each a tuple, or in a file (``StoredText``).
+
+    ``lines`` are file line numbers, header = 1.
 
     ``names`` holds, for columns whose values a source names itself, those names in the order of
-    their labels.
+    their labels. ``place`` says of a row where it is in files that hold the table between them.
     """
 
     source: str
-    columns: Mapping[str, tuple[str, ...]]
+    columns: Mapping[str, Sequence[str]]
     lines: tuple[int, ...] | None = None
     notes: tuple[str, ...] = ()
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    place: Callable[[int], str] | None = None
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()))) if self.columns else 0
 
     def where(self, row: int) -> str:
         """How a message names ``row``: by its line in the file, else by its number from 1."""
-        return f"row {row + 1}" if self.lines is None else f"line {self.lines[row]}"
+        if self.lines is not None:
+            return f"line {self.lines[row]}"
+        return f"row {row + 1}" + (f", {self.place(row)}" if self.place is not None else "")
 
     def show(self, row: int, cell: str) -> str:
         """Where ``row`` is and what stands in it, safe to print."""
         return f"{self.where(row)} ('{printable(cell)}')"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table(Rows):
+    """Rows in memory."""
+
+    columns: Mapping[str, tuple[str, ...]]
 
     @classmethod
     def of(cls, columns: Mapping[str, Iterable[object]], *, source: str = "the table") -> Table:
@@ -49,10 +61,7 @@ class Table:
 
         None and NaN become blank cells.
         """
-        text = {
-            str(name): tuple("" if v is None or v != v else str(v) for v in values)
-            for name, values in columns.items()
-        }
+        text = {str(name): tuple(map(cell_of, values)) for name, values in columns.items()}
         if len({len(cells) for cells in text.values()}) > 1:
             sizes = ", ".join(f"{name} {len(cells)}" for name, cells in text.items())
             raise EmbedcalError(f"expected columns of one length, found {printable(sizes)}")
@@ -61,7 +70,7 @@ class Table:
 
 def cell_of(value: object) -> str:
     """One value as a CSV file would have it: None and NaN blank, 3.0 as 3, True as True."""
-    if value is None:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' own
         return ""
     if isinstance(value, float):
         if value != value:
@@ -218,6 +227,13 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         ) from None
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
 def _walk(folder: Path, parts: tuple[str, ...], deepest: int = 5) -> Iterable[tuple[str, ...]]:
     """Parts of the path of every file below ``folder``.
 
@@ -225,7 +241,7 @@ def _walk(folder: Path, parts: tuple[str, ...], deepest: int = 5) -> Iterable[tu
     """
     for entry in _entries(folder):
         below = (*parts, entry.name)
-        if not entry.is_dir():
+        if not _is_folder(entry):
             yield below
         elif len(below) < deepest:
             yield from _walk(Path(entry.path), below, deepest)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedcal.annotating.beside import beside, digest, whole
+from embedcal.annotating.beside import beside, digest, rows_digest, whole
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
 from embedcal.detecting.options import DetectOptions
@@ -94,7 +94,7 @@ def owlvit_boxes(
     """Every kept box on encoded rows. What was found before, of the same names, is read again.
 
     Results are written a part of 64 images at a time, in a folder beside the cache that is named
-    by model, names, and threshold; a killed run goes on behind its last part.
+    by model, names, threshold and rows; a killed run goes on behind its last part.
     """
     if options.root is None:
         raise EmbedcalError(
@@ -102,7 +102,7 @@ def owlvit_boxes(
         )
     load = options.load or load_owlvit
     detector: Detector = load(options.model, options.device)
-    content = digest([detector.identity, list(names), options.threshold])
+    content = digest([detector.identity, list(names), options.threshold, rows_digest(cache)])
     folder = beside(cache) / f"owlvit-{content}"
     todo = [start for start in range(0, len(cache), PART) if _wanted(start, rows).size]
     encoded: Any = None

@@ -6,12 +6,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-CGROUPS = Path("/sys/fs/cgroup")
+from embedcal.cores import CGROUPS, MEMBER, control_groups, usable_cores
+
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 SHM = Path("/dev/shm")
 FAR = 2**60  # bytes: what cgroups of version 1 say where there is no limit
@@ -72,28 +73,10 @@ def machine() -> Machine:
     )
 
 
-def usable_cores(root: Path = CGROUPS, member: Path = Path("/proc/self/cgroup")) -> float:
-    """Cores left by affinity and by the quotas of this process's control groups."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = [float(own or 1)]
-    for group in _groups(root, member, "cpu"):
-        with suppress(OSError, ValueError, IndexError):
-            quota, period = (group / "cpu.max").read_text().split()[:2]
-            if quota != "max":
-                found.append(int(quota) / int(period))
-        with suppress(OSError, ValueError):  # version 1
-            of = int((group / "cpu.cfs_quota_us").read_text())
-            if of > 0:
-                found.append(of / int((group / "cpu.cfs_period_us").read_text()))
-    return min(found)
-
-
-def _memory_limit(
-    root: Path = CGROUPS, member: Path = Path("/proc/self/cgroup")
-) -> tuple[int | None, int]:
+def _memory_limit(root: Path = CGROUPS, member: Path = MEMBER) -> tuple[int | None, int]:
     """The tightest limit of memory and what is used of it, without files that could be dropped."""
     tightest: tuple[int | None, int] = (None, 0)
-    for group in _groups(root, member, "memory"):
+    for group in control_groups(root, member, "memory"):
         for limit, used, cached in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -112,19 +95,6 @@ def _statistic(path: Path, name: str) -> int:
             if line.startswith(f"{name} "):
                 return int(line.split()[1])
     return 0
-
-
-def _groups(root: Path, member: Path, kind: str) -> Iterator[Path]:
-    """The folders of this process's control group and of all above it, of versions 1 and 2."""
-    places = {root, root / kind}
-    with suppress(OSError, ValueError):
-        for line in member.read_text().splitlines():
-            _, kinds, path = line.split(":", 2)
-            base = root / kind if kind in kinds.split(",") else root
-            if kind in kinds.split(",") or not kinds:
-                here = base / path.lstrip("/")
-                places |= {here, *(above for above in here.parents if base in above.parents)}
-    yield from places
 
 
 def _memory() -> tuple[int | None, int | None]:

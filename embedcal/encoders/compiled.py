@@ -1,4 +1,4 @@
-"""A frozen trunk in another runtime: exported to ONNX once, run by OpenVINO or ONNX Runtime.
+"""A frozen trunk in another runtime: exported to ONNX, run by OpenVINO or ONNX Runtime.
 
 Both run on the CPU in float32. Their arithmetic is ordered otherwise than torch's, so what they
 give is held to torch's own answers (``check_parity``) before any of it is kept.
@@ -10,9 +10,9 @@ import importlib
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from embedcal.encoders.programs import program
 from embedcal.types import EmbedcalError
 
 if TYPE_CHECKING:
@@ -89,13 +89,11 @@ class Elsewhere:
 def compiled(trunk: nn.Module, runtime: str, size: tuple[int, int]) -> Trunk:
     """``trunk`` as a function of pictures of one (h, w), any number at once, in another runtime.
 
-    It uses as many threads as torch does now. Raises EmbedcalError where the trunk cannot be
-    exported or the runtime cannot run it.
+    Exported once, and kept (``embedcal.encoders.programs``). It uses as many threads as torch does
+    now. Raises EmbedcalError where the trunk cannot be exported or the runtime cannot run it.
     """
     try:
-        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            path = Path(folder) / "trunk.onnx"
-            _export(trunk, size, path)
+        with program(trunk, size, _export) as path:
             return _LOADERS[runtime](path)
     except Exception as error:  # whatever three libraries raise at a model that they do not know
         found = " ".join(str(error).split()) or "no message"

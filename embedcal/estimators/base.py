@@ -27,8 +27,7 @@ from embedcal.evaluate import Rule, default_rule, rule
 from embedcal.evaluate.labels import Labels, labels_of, placed, plain
 from embedcal.fitting import configure
 from embedcal.heads import Head, predict, torch_device
-from embedcal.methods._heldout import cut_by_class
-from embedcal.methods.base import Method
+from embedcal.methods.base import Method, cut_by_class
 from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 SHARED = ("select", "validation_fraction", "random_state", "device")

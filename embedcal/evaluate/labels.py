@@ -116,6 +116,8 @@ def placed(labels: Labels, values: npt.NDArray[Any], what: str) -> IntArray:
     """The place (n,) of each label in ``values`` (K,); EmbedcalError for one that is not there."""
     if len(labels.values) == 0:
         return labels.codes
+    if len(values) == 0:
+        raise EmbedcalError(f"expected {what} among the classes, found no class: name every class")
     if is_text(labels.values) != is_text(values):
         kinds = ("numbers", "text")
         raise EmbedcalError(

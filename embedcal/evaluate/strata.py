@@ -169,7 +169,7 @@ def _counts(
     if counts is None or n_attributes == 0:
         return None
     found = np.asarray(counts)
-    if found.size != n_classes * n_attributes or (found < 0).any() or found.sum() == 0:
+    if found.size != n_classes * n_attributes or not (found >= 0).all() or found.sum() == 0:
         raise EmbedcalError(
             f"expected {n_classes * n_attributes} training counts, none negative and not all "
             f"zero, found {found.tolist()}: count the training rows of every group y * A + a"

@@ -7,7 +7,6 @@ nothing but the template's own words is markup. No name stands in a block of cod
 from __future__ import annotations
 
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from embedcal import __version__
 from embedcal.annotating import labelled
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
-from embedcal.datasets.printable import printable
+from embedcal.markdown import escaped
 from embedcal.tables import interval, labels_used, percent
 from embedcal.types import SPLITS, EmbedcalError
 
@@ -34,8 +33,6 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 PACKAGES = ("torch", "open_clip_torch", "safetensors")
-SPECIAL = re.compile(r"[\\`*_\[\]<>|&~#$!@]")
-ADDRESS = re.compile(r"(?i)(?<=\w)(?=://)|(?<=\bwww)(?=\.)")
 LONGEST = 300  # characters of one name
 LISTED = 20  # classes
 OVERALL = ("worst_group", "train_weighted", "group_mean", "worst_class", "mean")
@@ -100,12 +97,6 @@ def card(
         )
     )
     return text
-
-
-def escaped(text: str) -> str:
-    """A foreign text on one line of Markdown, with nothing in it that Markdown or HTML reads."""
-    shown = printable(text, longest=LONGEST)
-    return ADDRESS.sub(r"\\", SPECIAL.sub(r"\\\g<0>", shown))
 
 
 def baseline(run: Run) -> Mapping[str, Any] | None:
@@ -208,12 +199,16 @@ def _environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    made.filters |= {"percent": percent, "interval": interval, "named": escaped}
+    made.filters |= {"percent": percent, "interval": interval, "named": _named}
     return made
 
 
 def _finalize(value: Any) -> Any:
     """Whatever the template writes: text is escaped, unless it is marked as markup."""
     if isinstance(value, str) and not isinstance(value, Markup):
-        return escaped(value)
+        return _named(value)
     return value
+
+
+def _named(text: str) -> str:
+    return escaped(text, longest=LONGEST)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from embedcal.grids.running import Grid as Grid
     from embedcal.grids.running import Tally as Tally
     from embedcal.grids.running import grid as grid
+    from embedcal.grids.running import seeds_of as seeds_of
     from embedcal.grids.running import spaces_of as spaces_of
     from embedcal.grids.settings import Range as Range
     from embedcal.grids.settings import Setting as Setting
@@ -39,6 +40,7 @@ _HOMES = {
     "merge": "merging",
     "parse": "settings",
     "read_grid": "settings",
+    "seeds_of": "running",
     "space": "settings",
     "spaces_of": "running",
 }

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embedcal.evaluate import Rule, rule
 from embedcal.fitting import Place, configure, fit_new
@@ -16,16 +16,22 @@ from embedcal.grids.results import FAILED
 from embedcal.grids.settings import Setting
 from embedcal.methods.base import Method
 from embedcal.records import identity
-from embedcal.runs import NoRoomError, append, claim, listed, room
+from embedcal.runs import NoRoomError, append, claim, listed, load_run, room
 from embedcal.types import EmbedcalError
 from embedcal.workbench import Workbench
+
+if TYPE_CHECKING:
+    from embedcal.environments import Environments
 
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Site:
-    """Where a grid happens, in plain values, so that it can be sent to another process."""
+    """Where a grid happens, in plain values, so that it can be sent to another process.
+
+    ``environments`` are for a process that shares no folder with the one that inferred them.
+    """
 
     cache: Path
     attributes: tuple[str, ...]  # that make the groups
@@ -35,6 +41,7 @@ class Site:
     retry_failed: bool = False
     inferred: Mapping[str, str] = field(default_factory=dict)  # as the workbench had them
     memory: int | None = None  # bytes that the features of a level may take; None: any
+    environments: Environments | None = field(default=None, compare=False, repr=False)
 
     @property
     def rule(self) -> Rule:
@@ -46,7 +53,14 @@ class Site:
                 f"expected the labels of {', '.join(on.inferred)} as they were when the grid "
                 "began, found them annotated again since: give the command of the grid again"
             )
-        return Place(on=on, seed=seed, runs=self.folder, device=self.device, engine=engine)
+        return Place(
+            on=on,
+            seed=seed,
+            runs=self.folder,
+            device=self.device,
+            engine=engine,
+            environments=self.environments,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +138,8 @@ def fail(job: Job, site: Site, on: Workbench, error: Exception, seconds: float) 
     trace = "".join(traceback.format_exception(error))
     folder = site.folder / job.id
     told = record if mended else {**record, "traceback": trace}
+    if load_run(folder) is not None:  # finished before under another rule, and stays so
+        return record
     with room(site.folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FAILED).write_text(json.dumps(told, indent=2) + "\n")

@@ -49,7 +49,13 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Merged:
         raise EmbedcalError(
             f"expected folders to merge into {out}, found it among them: name only the others"
         )
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to write into {out}, found: {error.strerror}: choose another folder with "
+            "--out"
+        ) from None
     here = Results(out)
     copied = there = lost = 0
     for source in sources:

@@ -14,7 +14,7 @@ from typing import Any
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir, remember
 from embedcal.evaluate import default_rule, rule
-from embedcal.fitting import check_rule, configure
+from embedcal.fitting import check_rule, configure, seed_of
 from embedcal.grids.engines import check_engine, work
 from embedcal.grids.jobs import Job, Record, Site, plan
 from embedcal.grids.results import Results, ask
@@ -28,6 +28,7 @@ from embedcal.workbench import Workbench
 MANY = 100_000  # runs that no one asks for on purpose
 TOLD = 0.2  # seconds between two tellings
 POLL = 0.3  # seconds between looks at what another process is doing
+MOST = 100_000  # seeds of a grid
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +138,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     check_rule(wanted, on)
     spaces = spaces_of(specs, default_grid=default_grid)
-    numbers = _seeds(seeds)
+    numbers = seeds_of(seeds)
     find = search_of(search, spaces, budget, search_seed)
     folder = Path(out).expanduser() if out is not None else _own(on, spaces, budget, search)
     site = Site(
@@ -293,12 +294,16 @@ def spaces_of(
     return tuple(found)
 
 
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
-    if not numbers or min(numbers) < 0:
-        raise EmbedcalError(
-            f"expected one seed or more, none below 0, found {seeds}: give a number or a list"
-        )
+def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
+    """So many seeds from 0 on, or those of a list, each once; EmbedcalError for what is neither."""
+    if isinstance(seeds, str | bytes):
+        raise EmbedcalError(f"expected a number of seeds or a list, found {seeds!r}: give 3")
+    if isinstance(seeds, Iterable):
+        numbers = tuple(dict.fromkeys(map(seed_of, seeds)))
+    else:
+        numbers = tuple(range(min(seed_of(seeds), MOST + 1)))
+    if not 0 < len(numbers) <= MOST:
+        raise EmbedcalError(f"expected 1 to {MOST:,} seeds, found {seeds}: give a number or a list")
     return numbers
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -44,6 +45,14 @@ class TemplatesHead(Head):
     def chosen(self, x: Float[Tensor, "n d"]) -> Int[Tensor, "n K"]:
         """The templates of every image, that of the largest separation first."""
         return torch.cat([_largest(self.cosines(part), self.keep) for part in self._parts(x)])
+
+    @torch.no_grad()
+    def histogram(self, parts: Iterable[Tensor]) -> Int[Tensor, " T"]:
+        """For how many images each template is kept; images (n, d) come part by part."""
+        found = torch.zeros(self.text.shape[1], dtype=torch.int64, device=self.text.device)
+        for part in parts:
+            found += torch.bincount(self.chosen(part).flatten(), minlength=len(found))
+        return found
 
     def embed(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
         return F.normalize(x, dim=-1)

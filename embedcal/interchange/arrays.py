@@ -10,11 +10,13 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from embedcal.cache.format import PAIRS
 from embedcal.cache.importing import feature_parts
 from embedcal.datasets.printable import printable
 from embedcal.interchange.description import KEY, Description, read_description
 from embedcal.interchange.imported import Found
 from embedcal.interchange.labels import texts
+from embedcal.interchange.sheet import taken_back
 from embedcal.types import EmbedcalError, FloatArray, TextBank
 
 if TYPE_CHECKING:
@@ -65,7 +67,7 @@ def read_npy(path: Path, features: str | None) -> Found:
         source=path,
         parts=feature_parts(mapped(path)),
         ids=texts(mapped(ids), "ids", str(ids)) if ids.is_file() else (),
-        table=read_csv(table) if table.is_file() else None,
+        table=taken_back(read_csv(table)) if table.is_file() else None,
     )
 
 
@@ -179,7 +181,8 @@ def read_banks(
     """The banks ``text/NAME/embedding`` (P, d) or (P, T, d) of a file.
 
     Prompts are those that the file records, else the class names (``class``), the value names
-    of the first attribute (``attribute``), or numbers.
+    of the first attribute (``attribute``), or numbers. The bank ``pairs`` has the pairs and roles
+    that the file records.
     """
     recorded = found.description
     ordered = [f"{TEXT}{bank}/embedding" for bank in recorded.banks]
@@ -201,6 +204,12 @@ def read_banks(
         p, t = array.shape[:2]
         texts_of = recorded.descriptions.get(bank, ())
         templates = recorded.templates if len(recorded.templates) == t else _unnamed(t)
+        pairs = recorded.pairs if bank == PAIRS else ()
+        if any(max(i, j) >= p for i, j, _ in pairs):
+            raise EmbedcalError(
+                f"expected pairs of the {p} prompts in '{printable(name)}' of {found.shown}, found "
+                "one of a prompt beyond: export the features again"
+            )
         banks.append(
             TextBank(
                 name=bank,
@@ -208,6 +217,7 @@ def read_banks(
                 templates=() if texts_of else templates,
                 embedding=array,
                 descriptions=texts_of,
+                pairs=pairs,
             )
         )
     return tuple(banks)

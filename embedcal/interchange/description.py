@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from embedcal.cache import FeatureCache
+from embedcal.cache.format import PAIRS
 from embedcal.datasets.printable import printable
-from embedcal.types import EmbedcalError, Level
+from embedcal.types import ROLES, EmbedcalError, Level, Pair
 
 KEY = "embedcal"  # name of the array, or of the entry of the file's metadata
 
@@ -18,13 +19,15 @@ KEY = "embedcal"  # name of the array, or of the entry of the file's metadata
 class Description:
     """Names that a file records. ``values`` maps each attribute, in order, to its value names;
     ``banks`` each text bank to its prompts, ``descriptions`` some of them to the texts that stand
-    in place of prompt and template."""
+    in place of prompt and template. ``pairs`` are rows of the bank ``pairs``, two by two, each with
+    its role."""
 
     dataset: str = ""
     classes: tuple[str, ...] = ()
     values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     banks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     descriptions: Mapping[str, tuple[tuple[str, ...], ...]] = field(default_factory=dict)
+    pairs: tuple[Pair, ...] = ()
     templates: tuple[str, ...] = ()
     logit_scale: float | None = None
 
@@ -47,6 +50,8 @@ def describe(cache: FeatureCache, level: Level, *, normalised: bool, text: bool)
         record["descriptions"] = {
             bank: each.descriptions for bank, each in banks.items() if each.descriptions
         }
+        if PAIRS in banks:
+            record["pairs"] = [list(pair) for pair in banks[PAIRS].pairs]
         record["templates"] = list(meta.templates)
         record["logit_scale"] = cache.logit_scale
     return json.dumps(record, ensure_ascii=False)
@@ -69,6 +74,7 @@ def read_description(text: str, source: object) -> Description:
                 _text(bank): tuple(map(_names, _list(texts)))
                 for bank, texts in found.get("descriptions", {}).items()
             },
+            pairs=tuple(map(_pair, _list(found.get("pairs", [])))),
             templates=_names(found.get("templates", [])),
             logit_scale=None if scale is None else float(scale),
         )
@@ -90,6 +96,13 @@ def _list(values: object) -> list[object]:
     if not isinstance(values, list):
         raise TypeError(f"{values!r} where a list should be")
     return values
+
+
+def _pair(value: object) -> Pair:
+    match value:
+        case [int(i), int(j), str(role)] if min(i, j) >= 0 and role in ROLES:
+            return i, j, ROLES[ROLES.index(role)]
+    raise ValueError(f"{value!r} where two rows and a role ({', '.join(ROLES)}) should be")
 
 
 def _names(values: object) -> tuple[str, ...]:

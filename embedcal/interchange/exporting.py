@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +18,7 @@ from embedcal.interchange.folders import IMAGES, METADATA, PATHS
 from embedcal.interchange.outgoing import Rows
 from embedcal.interchange.parquet import label_table, write_labels, write_parquet
 from embedcal.interchange.predictions import predictions
+from embedcal.interchange.sheet import write_sheet
 from embedcal.interchange.whole import whole
 from embedcal.runs import Run
 from embedcal.types import SPLITS, EmbedcalError, Level, Split
@@ -49,7 +49,9 @@ def export_features(
         normalise: divide each row by its length; by default rows go out raw, as stored.
 
     Returns:
-        ``out``. Parquet has float32, all others the stored type.
+        ``out``. Parquet has float32, all others the stored type. Labels beside an ``.npy`` are a
+        CSV of the same name, in which an apostrophe stands before texts that a spreadsheet would
+        compute; ``import_from`` takes it away again.
 
     Raises:
         EmbedcalError: for a level or a form that cannot be had, a run over another cache, or a
@@ -94,8 +96,16 @@ def export_features(
             f"{cache.meta.path}: choose others"
         )
     if form == "npy":
-        with whole(out.with_suffix(".csv")) as part:
-            _write_csv(rows, part)
+        sheet = out.with_suffix(".csv")
+        if sheet.exists() and not out.exists():
+            raise EmbedcalError(
+                f"expected no {sheet.name} beside {out.name}, found one, which the labels would "
+                "replace: name another file"
+            )
+        with whole(sheet) as table, whole(out) as part:
+            write_sheet(rows, table)
+            EXPORTS[form](rows, part)
+        return out
     with whole(out, folder=form == "clip-retrieval") as part:
         EXPORTS[form](rows, part)
     return out
@@ -134,22 +144,6 @@ def _stream(rows: Rows, file: IO[bytes], start: int = 0, stop: int | None = None
     np.lib.format.write_array_header_2_0(file, header)
     for _, block in rows.blocks(_BLOCK, start, stop):
         file.write(np.ascontiguousarray(block).data)
-
-
-def _write_csv(rows: Rows, path: Path) -> None:
-    """The labels beside an .npy, row i for row i."""
-    columns = rows.columns()
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        cells = ([_cell(value) for value in values] for _, values in columns.values())
-        writer.writerows(zip(*cells, strict=True))
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return "" if value is None else str(value)
 
 
 def _write_safetensors(rows: Rows, path: Path) -> None:

@@ -11,6 +11,7 @@ from embedcal.datasets.named.sheets import read_sheet
 from embedcal.datasets.printable import printable
 from embedcal.datasets.table import Table
 from embedcal.interchange.imported import Found
+from embedcal.interchange.sheet import taken_back
 from embedcal.types import EmbedcalError
 
 
@@ -20,9 +21,12 @@ def joined(found: Found, path: Path) -> tuple[Table, tuple[str, ...]]:
     Where the features have ids and the table a column for them (``id``; for image paths
     ``image_path`` or ``path`` too), rows are looked up by it: rows of the table without features
     are passed over with a note. Otherwise row i is row i. Image paths may be written from another
-    folder in the table: leading folders that all of them share are dropped until all are found.
+    folder in the table: leading folders that all of them share are dropped until all are found. The
+    CSV that ``export-features`` writes is read as it was meant (``embedcal.interchange.sheet``).
     """
     table = read_sheet(path)
+    if path.suffix.lower() != ".parquet":  # which no spreadsheet opens
+        table = taken_back(table)
     key = next((name for name in found.keys if name in table.columns), None)
     shown = printable(str(path), longest=300)
     if not found.ids or key is None:

@@ -68,13 +68,14 @@ def find_run(name: str, cache: Path) -> Run:
     places = list(dict.fromkeys([own, *(each for each in elsewhere if each and each.is_dir())]))
     if name == "last":
         made = [path.parent for place in places for path in place.glob("*/run.json")]
-        for folder in sorted(made, key=_asked, reverse=True):
-            run = _run(folder)
-            if folder.parent == own or _over(run, cache):
-                return run
+        latest = [_run(folder) for folder in sorted(made, key=_asked, reverse=True)]
+        moved = [run for run in latest if run.folder.parent == own]  # over a cache of its name
+        for run in [*(run for run in latest if _over(run, cache)), *moved]:
+            return run
     for place in places:
         there = {path.parent.name: path.parent for path in place.glob("*/run.json")}
-        fitting = [name] if name in there else [each for each in there if each.startswith(name)]
+        begun = [each for each in there if name and each.startswith(name)]
+        fitting = [name] if name in there else begun
         if len(fitting) > 1:
             raise EmbedcalError(
                 f"expected one run, found {len(fitting)} that begin with '{printable(name)}' in "

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from embedcal.cache import FeatureCache
-from embedcal.comparing.recorded import Pool, plain, pool_of
+from embedcal.comparing.cells import cells_notes
+from embedcal.comparing.recorded import Pool, number, plain, pool_of
 from embedcal.comparing.verdicts import counted
 from embedcal.datasets.places import data_dir
 from embedcal.evaluate import Rule, rule
@@ -165,7 +167,7 @@ def leaderboard(  # noqa: PLR0913 - a public function has the options that it ha
     folder = Path(out).expanduser() if out is not None else _own(on)
     grids: list[Grid] = []
     # A rule that runs keep only where they are asked for it goes first, so that none runs twice.
-    for one in sorted(rules, key=lambda one: one.name in KEPT):
+    for one in sorted(rules, key=lambda one: not one.on_demand):
         grids.append(
             run_grid(
                 settings, cache, seeds=seeds, select=one.name, attribute=attribute, out=folder,
@@ -214,6 +216,7 @@ def _board(
             *field.notes,
             *notes,
             *remarks,
+            *_judges(pool, rules, last.folder),
             f"test rows of this cache have been scored {times}",
         ),
         folder=last.folder,
@@ -223,6 +226,18 @@ def _board(
         run_seconds=done.seconds(list(last.settings)),
         seconds=sum(g.seconds for g in grids),
     )
+
+
+def _judges(pool: Pool, rules: Sequence[Rule], folder: Path) -> Iterator[str]:
+    """What a rule of environments judged by, and what its probe cost, which no row has."""
+    from embedcal.environments import FOLDER
+
+    for one in rules:
+        yield from cells_notes(pool.under(one)[0], one)
+        if one.environments:
+            probes = load(folder / FOLDER).records.values()
+            seconds = math.fsum(number(probe.get("seconds")) for probe in probes)
+            yield f"{one.name}: the probe of its environments took {seconds:.1f} s, counted nowhere"
 
 
 def _effort(

@@ -70,10 +70,25 @@ def labels_of(method: Method) -> frozenset[str]:
 
 
 def _from_file(path: Path) -> type[Method]:
+    """The method that a file defines; a file that is refused leaves nothing in the registry."""
     from embedcal.methods.base import REGISTRY
 
     if not path.is_file():
         raise EmbedcalError(f"expected a file with a method, found no file at {path}")
+    before = dict(REGISTRY)
+    try:
+        found = _defined_in(path)
+    except EmbedcalError:
+        REGISTRY.clear()
+        REGISTRY.update(before)
+        raise
+    found.source = hashlib.sha256(path.read_bytes()).hexdigest()
+    return found
+
+
+def _defined_in(path: Path) -> type[Method]:
+    from embedcal.methods.base import REGISTRY
+
     before = dict(REGISTRY)
     spec = importlib.util.spec_from_file_location(f"embedcal_method_{path.stem}", path)
     assert spec is not None
@@ -92,11 +107,8 @@ def _from_file(path: Path) -> type[Method]:
             f"expected {path} to define one named method, found {len(new)}: give one class a name"
         )
     if new[0].name in names():
-        REGISTRY.clear()
-        REGISTRY.update(before)
         raise EmbedcalError(
             f"expected a name of its own in {path}, found '{new[0].name}', which is taken: "
             "rename the method"
         )
-    new[0].source = hashlib.sha256(path.read_bytes()).hexdigest()
     return new[0]

@@ -52,7 +52,7 @@ def fit_adjusted(
             method="L-BFGS-B",
             options={"maxiter": STEPS, "maxfun": 2 * STEPS, "ftol": 1e-12, "gtol": 1e-7},
         )
-    if not np.isfinite(found.x).all() or found.nit >= STEPS:
+    if not np.isfinite(found.x).all() or found.status == 1:  # steps or evaluations used up
         raise EmbedcalError(
             f"expected the head to converge in {STEPS} steps, found {found.message}: raise "
             "--penalty"

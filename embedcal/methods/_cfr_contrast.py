@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -72,10 +73,11 @@ def _drawn_negatives(kind: Kind, state: State, batch: Batch) -> Tensor:
         block = torch.arange(len(drawn.index), device=drawn.index.device) // kind.negatives
         return anchors.y[:, None] == block
     near = state.neighbours[state.slot[anchors.index]]  # (m, N)
-    column = torch.searchsorted(drawn.index, near.clamp(min=0))
-    column = column.clamp(max=len(drawn.index) - 1)
-    mask = torch.zeros(len(near), len(drawn.index), dtype=torch.bool, device=near.device)
-    return mask.scatter(1, column, near >= 0)
+    count = len(drawn.index)
+    column = torch.searchsorted(drawn.index, near.clamp(min=0)).clamp(max=count - 1)
+    column = torch.where(near >= 0, column, count)  # a column of its own for what fills up
+    mask = torch.zeros(len(near), count + 1, dtype=torch.bool, device=near.device)
+    return mask.scatter(1, column, value=True)[:, :count]
 
 
 def _first(mask: Tensor, k: int) -> Tensor:
@@ -88,3 +90,16 @@ def _highest(values: Tensor, mask: Tensor, k: int) -> Tensor:
     k = min(k, values.shape[1])
     top = values.masked_fill(~mask, float("-inf")).topk(k, dim=1).indices
     return torch.zeros_like(mask).scatter(1, top, mask.gather(1, top))
+
+
+def trusted(logits: Tensor, y: Tensor, confidence: str) -> Tensor:
+    """How much each example (n,) moves its centroid: 0 if predicted wrongly, else up to 1."""
+    right = (logits.argmax(1) == y).to(logits.dtype)
+    if confidence == "off":
+        return right
+    p = logits.softmax(1)
+    if confidence == "entropy":
+        entropy = -(p * p.clamp(min=1e-12).log()).sum(1)
+        return right * (1 - entropy / math.log(p.shape[1]))
+    top = p.topk(2, dim=1).values
+    return right * (top[:, 0] - top[:, 1])

@@ -46,15 +46,17 @@ def batches(
     generator: torch.Generator,
     labels: IntArray | None = None,
     x: object = None,
+    rows: IntArray | None = None,
 ) -> Iterator[Tensor]:
     """Positions (b,) below n of each batch of one epoch; the last may be short.
 
     Without labels every position comes once, shuffled: by blocks (``embedcal.streaming``) where the
-    features ``x`` are more than memory holds. With labels (n,), n draws with replacement, every
-    label equally often on average (weights 1 / count).
+    features ``x`` are more than memory holds; ``rows`` (n,) are then the rows of ``x`` that the
+    positions stand for, repeats included. With labels (n,), n draws with replacement, every label
+    equally often on average (weights 1 / count).
     """
     if labels is None and isinstance(x, StoredRows) and x.by_blocks:
-        order = block_order(n, generator)
+        order = block_order(n, generator, rows=rows)
     elif labels is None:
         order = torch.randperm(n, generator=generator)
     else:
@@ -85,3 +87,16 @@ def fixed_part(n: int, fraction: float) -> tuple[IntArray, IntArray]:
     order = np.random.default_rng([21, n]).permutation(n)
     cut = round(fraction * n)
     return np.sort(order[:cut]), np.sort(order[cut:])
+
+
+def cut_by_class(y: IntArray, share: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Positions of a random share of every class, and of the rest; both sorted.
+
+    A class of two rows or more has one on either side, unless the share is 1.
+    """
+    inside = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        rows = rng.permutation(np.flatnonzero(y == label))
+        most = len(rows) if share == 1 else max(len(rows) - 1, 1)
+        inside[rows[: min(max(round(share * len(rows)), 1), most)]] = True
+    return np.flatnonzero(inside), np.flatnonzero(~inside)

@@ -5,7 +5,9 @@ Shapes: n rows, d features, C classes; "..." before a shape is any number of lay
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +15,7 @@ import numpy as np
 import torch
 
 from embedcal.heads import Head, LinearHead
+from embedcal.methods._unit import unit
 from embedcal.methods.base import Solver, Stage, option
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Level
 
@@ -100,6 +103,18 @@ class Descent:
         return moved
 
 
+@contextmanager
+def in_one_order() -> Iterator[None]:
+    """Sums of the block are in one order on every machine, so that its results are alike.
+
+    Nothing is said of numbers that a step too large makes infinite: ``HeldOut.made`` refuses them.
+    """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1), np.errstate(over="ignore", invalid="ignore"):
+        yield
+
+
 def log_softmax(logits: FloatArray) -> FloatArray:
     """Log-probabilities (..., C); no probability underflows to 0 on the way."""
     less = logits - logits.max(-1, keepdims=True)
@@ -129,19 +144,6 @@ def balanced_batches(
     chances = 1.0 / (len(counts) * counts[place])
     order = rng.choice(len(labels), size=len(labels), p=chances)
     yield from np.split(order, range(batch_size, len(order), batch_size))
-
-
-def cut_by_class(y: IntArray, share: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """Positions of a random share of every class, and of the rest; both sorted.
-
-    A class of two rows or more has one on either side, unless the share is 1.
-    """
-    inside = np.zeros(len(y), bool)
-    for label in np.unique(y):
-        rows = rng.permutation(np.flatnonzero(y == label))
-        most = len(rows) if share == 1 else max(len(rows) - 1, 1)
-        inside[rows[: min(max(round(share * len(rows)), 1), most)]] = True
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
 def check_classes(y: IntArray, n_classes: int, method: str, least: int = 1) -> None:
@@ -190,11 +192,7 @@ class HeldOut(Solver):
 
     def inputs(self, x: FloatArray) -> FloatArray:
         """Features (n, d) as the head eats them, in float64; a row of zeros stays one."""
-        x = x.astype(np.float64)
-        if self.features == "embedding":
-            return x
-        found: FloatArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-        return found
+        return x.astype(np.float64) if self.features == "embedding" else unit(x)
 
     def stretch(self, width: int) -> float:
         """What inputs are multiplied by before any step.
@@ -204,8 +202,17 @@ class HeldOut(Solver):
         """
         return float(width) ** 0.5 if self.features == "normalised" else 1.0
 
+    @property
+    @abstractmethod
+    def lr(self) -> float:
+        """The learning rate, each method's own option."""
+
     def made(self, layer: Linear) -> LinearHead:
-        """The head of one layer over inputs."""
+        """The head of one layer over inputs; EmbedcalError where steps have left no numbers."""
+        if not np.isfinite(layer.weight).all():
+            raise EmbedcalError(
+                f"expected finite weights of {self.name}, found others: lower --lr (now {self.lr})"
+            )
         weight, bias = torch.tensor(layer.weight).float(), torch.tensor(layer.bias).float()
         normalise = self.features == "normalised"
         return LinearHead(weight, bias, normalise=normalise, level=self.level)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from embedcal.heads import LinearHead, prototypes
+from embedcal.methods._unit import unit
 from embedcal.methods.base import Offer
 from embedcal.types import EmbedcalError, FloatArray, Role, Task, TextBank
 
@@ -65,12 +66,6 @@ def differences(rows: FloatArray, bank: TextBank, *roles: Role) -> FloatArray:
     found: FloatArray = rows[first] - rows[second]
     length = np.linalg.norm(rows[first], axis=1)
     found[np.linalg.norm(found, axis=1) < SAME * length] = 0
-    return found
-
-
-def unit(rows: FloatArray) -> FloatArray:
-    """Rows (n, d) at length one; a row of zeros stays one."""
-    found: FloatArray = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
     return found
 
 

@@ -8,7 +8,7 @@ loss, and the one training loop in ``embedcal.train`` does the rest.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache, cached_property
 from typing import Any, ClassVar, Self, get_args, get_type_hints
@@ -20,6 +20,7 @@ from embedcal.heads import AttnPoolHead, Head, LinearHead, ProjectionHead
 from embedcal.methods._drawing import Batch as Batch
 from embedcal.methods._drawing import Step as Step
 from embedcal.methods._drawing import batches as batches
+from embedcal.methods._drawing import cut_by_class as cut_by_class
 from embedcal.methods._drawing import fixed_part as fixed_part
 from embedcal.methods._handed import Marks as Marks
 from embedcal.methods._handed import Solved as Solved
@@ -131,6 +132,13 @@ class Method(ABC):
     def marks(self, task: Task) -> Marks | None:
         """The rows that it takes for rare, where it looks for them; ``task.stage`` is there."""
         return None
+
+    def account(self, head: Head, parts: Iterable[Tensor]) -> Mapping[str, Any]:
+        """What else to record, as JSON holds it, of how a finished head judges images.
+
+        ``parts`` are features (n, ...) of a split, part by part; most methods have nothing to say.
+        """
+        return {}
 
     def record(self) -> dict[str, Any]:
         """Every resolved option by name, as JSON holds it."""
@@ -342,7 +350,7 @@ class Gradient(Method):
             labels = task.train.g if self.sampler == "group" else task.train.y
             labels = labels if rows is None else labels[rows]
         n = len(task.train.x) if rows is None else len(rows)
-        for index in batches(n, self.batch_size, generator, labels, task.train.x):
+        for index in batches(n, self.batch_size, generator, labels, task.train.x, rows):
             yield Step(batch=index if rows is None else torch.from_numpy(rows)[index])
 
     def init(self, plan: Plan) -> State:

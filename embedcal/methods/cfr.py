@@ -16,9 +16,10 @@ from torch.nn import functional as F
 from embedcal.features import features
 from embedcal.heads import ClipHead, Head, predict
 from embedcal.losses import cross_entropy, ema_centroids, similarity_loss
-from embedcal.methods._cfr_contrast import Kind, State, calibration
+from embedcal.methods._cfr_contrast import Kind, State, calibration, trusted
 from embedcal.methods._cfr_official import Queue, draw, official_draws, official_loss, start_queue
-from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, Stage, Staged, Step, option
+from embedcal.methods._handed import Marks, Stage, Staged
+from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, Step, option
 from embedcal.neighbours import nearest
 from embedcal.types import LEVELS, EmbedcalError, IntArray, Task
 
@@ -194,7 +195,7 @@ class CFR(Gradient):
     def stage(self) -> Stage | None:
         if "erm" not in (self.calibration, self.correct):
             return None
-        same = ("head", "scope", "temperature", "prototype", "optimizer", "batch_size")
+        same = ("head", "scope", "temperature", "prototype", "templates", "optimizer", "batch_size")
         options = {name: getattr(self, name) for name in same}
         options |= {"epochs": self.stage_epochs, "lr": self.stage_lr}
         return Stage(method="erm", options=options, select=self.stage_select)
@@ -213,13 +214,8 @@ class CFR(Gradient):
                 "negatives are of other classes"
             )
         y = torch.as_tensor(task.train.y).long()
-        start = super().start_head(task, generator)
-        logits = predict(start, features(task.train.x, "cpu"))
-        judges = {"pretrained": logits, "zeroshot": logits, "none": logits}
-        if task.stage is not None:
-            judges["erm"] = task.stage.logits
-        judge = judges[self.calibration]
-        right = judge.argmax(1) == y
+        start, judges = self._judges(task, generator)
+        right = judges[self.calibration].argmax(1) == y
         wrong = torch.nonzero(~right)[:, 0]
         if len(wrong) == 0 and self.calibration != "none":
             raise EmbedcalError(_empty(self.calibration))
@@ -231,7 +227,7 @@ class CFR(Gradient):
         slot[wrong] = torch.arange(len(wrong))
         trust = torch.zeros(0)
         if self.correct != "current":
-            trust = _trust(judges[self.correct], y, self.confidence)
+            trust = trusted(judges[self.correct], y, self.confidence)
         neighbours, frozen = self._neighbours(task, wrong)
         return Plan(
             wrong=wrong,
@@ -251,6 +247,24 @@ class CFR(Gradient):
         plan = self.prepare(task, torch.Generator().manual_seed(seed))
         assert isinstance(plan, Plan)
         return plan.wrong.numpy()
+
+    def marks(self, task: Task) -> Marks | None:
+        """All that the judge of the calibration set gets wrong, however few of them are used."""
+        if self.calibration == "none":
+            return None
+        if self.calibration == "erm":
+            logits = task.stage.logits
+        else:
+            logits = self._judges(task, torch.Generator())[1]["zeroshot"]
+        wrong = logits.argmax(1) != torch.as_tensor(task.train.y)
+        return Marks(split="train", rows=np.flatnonzero(wrong.numpy()))
+
+    def _judges(self, task: Task, generator: torch.Generator) -> tuple[Head, dict[str, Tensor]]:
+        """The pretrained head, and what each model that may judge train says of it, (n, C)."""
+        start = super().start_head(task, generator)
+        logits = predict(start, features(task.train.x, "cpu"))
+        judges = {"pretrained": logits, "zeroshot": logits, "none": logits}
+        return start, judges if task.stage is None else {**judges, "erm": task.stage.logits}
 
     def _neighbours(self, task: Task, wrong: Tensor) -> tuple[Tensor, Tensor]:
         """For a frozen space: each anchor's nearest of other classes, or what finds them later."""
@@ -369,24 +383,11 @@ class CFR(Gradient):
         if len(state.trust):
             counted = state.trust[batch.index]
         else:
-            counted = _trust(logits.detach(), batch.y, self.confidence)
+            counted = trusted(logits.detach(), batch.y, self.confidence)
         centroids = ema_centroids(
             state.centroids, unit["batch"], batch.y, counted, hyper["centroid_momentum"]
         )
         return loss, state._replace(centroids=centroids)
-
-
-def _trust(logits: Tensor, y: Tensor, confidence: str) -> Tensor:
-    """How much each example (n,) moves its centroid: 0 if predicted wrongly, else up to 1."""
-    right = (logits.argmax(1) == y).to(logits.dtype)
-    if confidence == "off":
-        return right
-    p = logits.softmax(1)
-    if confidence == "entropy":
-        entropy = -(p * p.clamp(min=1e-12).log()).sum(1)
-        return right * (1 - entropy / math.log(p.shape[1]))
-    top = p.topk(2, dim=1).values
-    return right * (top[:, 0] - top[:, 1])
 
 
 def _empty(calibration: str) -> str:

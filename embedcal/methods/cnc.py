@@ -13,8 +13,9 @@ from torch.nn import functional as F
 from embedcal.features import features
 from embedcal.heads import ClipHead, Head, MlpHead
 from embedcal.losses import cross_entropy, info_nce
+from embedcal.methods._handed import Marks, Stage
 from embedcal.methods._slices import draw, rows_where, umap_slices
-from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, Stage, State, Step, option
+from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, State, Step, option
 from embedcal.types import EmbedcalError, Task
 
 ROWS = 1024  # embedded at once
@@ -154,7 +155,7 @@ class CNC(Gradient):
 
     @property
     def stage(self) -> Stage:
-        same = ("scope", "temperature", "prototype", "features", "batch_size")
+        same = ("scope", "temperature", "prototype", "templates", "features", "batch_size")
         options = {name: getattr(self, name) for name in same}
         options |= {"epochs": max(1, self.stage_epochs), "lr": self.stage_lr}
         # A linear probe has nothing for a contrast to train, but it can predict.
@@ -204,6 +205,16 @@ class CNC(Gradient):
             unit = torch.cat([head.embed(x.take(index)) for index in parts])
         found = umap_slices(unit, task.train.y, task.n_classes, "gmm", generator)
         return torch.as_tensor(found).long()
+
+    def marks(self, task: Task) -> Marks | None:
+        """The rows outside the slice of their class: all positives, and all hard negatives.
+
+        A mixture depends on draws that are over by now: of ``--slices umap_gmm`` nothing is said.
+        """
+        if self.slices != "pred":
+            return None
+        strange = task.stage.logits.argmax(1) != torch.as_tensor(task.train.y)
+        return Marks(split="train", rows=rows_where(strange).numpy())
 
     # -- what each step sees ----------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 
 from embedcal.heads import LinearHead
 from embedcal.methods._forked import crew
+from embedcal.methods._unit import unit
 from embedcal.methods.base import Solver, option
 from embedcal.types import EmbedcalError, Examples, FloatArray, IntArray, Level, Task
 
@@ -92,19 +94,18 @@ def logistic_l1(
                 f"expected rows of class {positive} and of others to fit, found it "
                 f"{'alone' if target.any() else 'missing'}: give rows of every class"
             )
-        rest = next((w for k, w in enumerate(weights) if k != positive), 1.0)
         model = LogisticRegression(
             l1_ratio=1,
             solver="liblinear",
             C=c,
-            class_weight={0: rest, 1: weights[positive]},
+            class_weight=dict(enumerate(weights)) if n_classes == 2 else None,
             max_iter=max_iter,
             random_state=seed,
         )
         with warnings.catch_warnings():
             # The official tuning stops after 20 iterations on purpose.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(x, target)
+            model.fit(x, target, None if n_classes == 2 else np.asarray(weights)[y])
         coef.append(model.coef_[0])
         intercept.append(model.intercept_[0])
     return Fit(np.stack(coef), np.asarray(intercept))
@@ -181,7 +182,7 @@ class DFR(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.c or min(self.c) <= 0:
+        if not self.c or not all(0 < c < math.inf for c in self.c):
             raise EmbedcalError(f"expected --c to be positive numbers, found {list(self.c)}")
         if self.halves < 1 or self.refits < 0:
             raise EmbedcalError(
@@ -218,7 +219,8 @@ class DFR(Solver):
         source = task.val if from_val else task.train
         x, y, g = self._features(source.x), source.y, self._strata(source)
         self._check(source, task)
-        final = fit_scaler(self._features(task.train.x) if self.scaler == "train" else x)
+        scaled = task.train if self.scaler == "train" else task.val
+        final = fit_scaler(self._features(scaled.x))
         trials = (
             self._on_halves(x, y, g, task.n_classes, rng)
             if from_val
@@ -280,11 +282,7 @@ class DFR(Solver):
             ]
 
     def _features(self, x: FloatArray) -> FloatArray:
-        x = x.astype(np.float64)
-        if self.features != "normalised":
-            return x
-        norm: FloatArray = np.linalg.norm(x, axis=1, keepdims=True)
-        return x / np.maximum(norm, 1e-12)  # a row of zeros stays one, as in the head
+        return unit(x) if self.features == "normalised" else x.astype(np.float64)
 
     def _strata(self, examples: Examples) -> IntArray:
         """What is balanced (n,): groups, or classes."""

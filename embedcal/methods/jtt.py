@@ -15,7 +15,7 @@ from embedcal.methods.base import Batch, Gradient, Marks, Stage, option
 from embedcal.types import EmbedcalError, IntArray, Task
 
 SAME = (
-    "head", "scope", "temperature", "prototype", "features",
+    "head", "scope", "temperature", "prototype", "templates", "features",
     "optimizer", "lr", "weight_decay", "momentum", "batch_size", "clip_norm",
 )  # fmt: skip
 

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from embedcal.heads import LinearHead
-from embedcal.methods._prompts import averaged, by_rows, differences, require
+from embedcal.methods._prompts import averaged, by_rows, differences
 from embedcal.methods._span import NO_CUT, RANK_CUT
-from embedcal.methods.base import Offer, Solver, option
+from embedcal.methods._text_solver import FromBanks
+from embedcal.methods.base import option
 from embedcal.methods.orth_proj import project
-from embedcal.types import EmbedcalError, FloatArray, Level, Task
+from embedcal.types import EmbedcalError, FloatArray, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrthCal(Solver):
+class OrthCal(FromBanks):
     """Trains nothing: Orth-Proj, with pairs of prompts that should be one drawn together.
 
     Chuang et al., 2023 (arXiv:2302.00070), read in its abstract and its code. Over the ``equal``
@@ -32,7 +32,6 @@ class OrthCal(Solver):
 
     name = "orth-cal"
     variants = ("paper", "official")
-    random = False
 
     strength: float = option(
         1000.0, "lambda: how close the pairs come", grid=(10.0, 100.0, 1000.0, 10000.0)
@@ -41,31 +40,12 @@ class OrthCal(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.strength < 0 or self.templates < 0:
-            raise EmbedcalError(
-                f"expected --strength and --templates of 0 or more, found {self.strength} and "
-                f"{self.templates}"
-            )
-
-    def resolve(self, offer: Offer) -> Self:
-        require(self.name, offer, "class", "attribute", "pairs")
-        return self
+        if self.strength < 0:
+            raise EmbedcalError(f"expected --strength of 0 or more, found {self.strength}")
 
     @property
-    def head_name(self) -> str:
-        return "linear"
-
-    @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"text.class", "text.attribute", "text.pairs", "projection"})
+    def banks(self) -> tuple[str, ...]:
+        return ("class", "attribute", "pairs")
 
     def solve(self, task: Task, seed: int) -> LinearHead:
         bank = task.bank("pairs")

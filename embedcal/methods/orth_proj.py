@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 
 from embedcal.heads import LinearHead
-from embedcal.methods._prompts import averaged, by_rows, require
+from embedcal.methods._prompts import averaged, by_rows
 from embedcal.methods._span import NO_CUT, RANK_CUT, beside, span_basis
-from embedcal.methods.base import Offer, Solver, option
-from embedcal.types import EmbedcalError, FloatArray, Level, Task
+from embedcal.methods._text_solver import FromBanks
+from embedcal.methods.base import option
+from embedcal.types import FloatArray, Task
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OrthProj(Solver):
+class OrthProj(FromBanks):
     """Trains nothing: zero-shot with the span of the attribute's prompts projected out of the text.
 
     Chuang et al., 2023 (arXiv:2302.00070), read in its abstract and its code. With S the prompts of
@@ -32,34 +32,12 @@ class OrthProj(Solver):
 
     name = "orth-proj"
     variants = ("paper", "official")
-    random = False
 
     templates: int = option(0, "use only the first so many templates; 0: all")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.templates < 0:
-            raise EmbedcalError(f"expected --templates of 0 or more, found {self.templates}")
-
-    def resolve(self, offer: Offer) -> Self:
-        require(self.name, offer, "class", "attribute")
-        return self
-
     @property
-    def head_name(self) -> str:
-        return "linear"
-
-    @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"text.class", "text.attribute", "projection"})
+    def banks(self) -> tuple[str, ...]:
+        return ("class", "attribute")
 
     def solve(self, task: Task, seed: int) -> LinearHead:
         rows = project(task, cut=NO_CUT if self.variant == "official" else RANK_CUT)

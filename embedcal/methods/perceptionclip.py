@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 
 from embedcal.heads import ContextHead, Head
-from embedcal.methods._prompts import averaged, by_rows, multiplier, require
-from embedcal.methods.base import Offer, Solver, option
-from embedcal.types import EmbedcalError, FloatArray, Level, Task
+from embedcal.methods._prompts import averaged, by_rows, multiplier
+from embedcal.methods._text_solver import FromBanks
+from embedcal.methods.base import option
+from embedcal.types import EmbedcalError, FloatArray, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class PerceptionCLIP(Solver):
+class PerceptionCLIP(FromBanks):
     """Trains nothing: zero-shot in two steps, first the context of an image, then its class in it.
 
     An et al., 2023 (arXiv:2308.01313), read in its abstract and its code. A prompt names a class y
@@ -29,7 +29,6 @@ class PerceptionCLIP(Solver):
     """
 
     name = "perceptionclip"
-    random = False
 
     context: str = option(
         "with-class",
@@ -43,32 +42,16 @@ class PerceptionCLIP(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.temperature <= 0 or self.templates < 0:
-            raise EmbedcalError(
-                "expected a positive --temperature and --templates of 0 or more, found "
-                f"{self.temperature} and {self.templates}"
-            )
-
-    def resolve(self, offer: Offer) -> Self:
-        require(self.name, offer, "group", *(["context"] if self.context == "alone" else []))
-        return self
+        if self.temperature <= 0:
+            raise EmbedcalError(f"expected a positive --temperature, found {self.temperature}")
 
     @property
     def head_name(self) -> str:
         return "linear" if self.context == "average" else "context"
 
     @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
-
-    @property
-    def needs(self) -> frozenset[str]:
-        alone = {"text.context"} if self.context == "alone" else set()
-        return frozenset({"text.group", "projection", *alone})
+    def banks(self) -> tuple[str, ...]:
+        return ("group", "context") if self.context == "alone" else ("group",)
 
     def solve(self, task: Task, seed: int) -> Head:
         rows = self._rows(task)  # (C, Z, d)

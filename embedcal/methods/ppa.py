@@ -11,12 +11,14 @@ import torch
 from embedcal.heads import Head, LinearHead, prototypes
 from embedcal.methods._adjusted import fit_adjusted
 from embedcal.methods._span import beside, span_basis
-from embedcal.methods.base import Marks, Solved, Solver, option
-from embedcal.types import EmbedcalError, FloatArray, IntArray, Level, Task
+from embedcal.methods._text_solver import TextSolver
+from embedcal.methods._unit import unit
+from embedcal.methods.base import Marks, Solved, option
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPA(Solver):
+class PPA(TextSolver):
     """Minimises a group-adjusted loss over pseudo-groups, which a head blind to the class makes.
 
     Zhu et al., 2025 (arXiv:2503.09487), of which there is no public code; read in the abstract and
@@ -37,7 +39,6 @@ class PPA(Solver):
     """
 
     name = "ppa"
-    random = False
 
     tau: float = option(1.0, "strength of the pseudo-groups' priors", grid=(0.5, 1.0, 1.5, 2.0))
     tau_class: float = option(1.0, "strength of the class priors in the biased head")
@@ -59,28 +60,13 @@ class PPA(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.crossfit < 0 or self.crossfit == 1 or self.templates < 0:
-            raise EmbedcalError(
-                "expected --crossfit of 0 or of 2 and more, and --templates of 0 or more, found "
-                f"{self.crossfit} and {self.templates}"
-            )
+        if self.crossfit < 0 or self.crossfit == 1:
+            raise EmbedcalError(f"expected --crossfit of 0 or of 2 and more, found {self.crossfit}")
         if self.penalty <= 0 or self.scale <= 0 or self.tau < 0 or self.tau_class < 0:
             raise EmbedcalError(
                 "expected positive --penalty and --scale and no negative --tau, found "
                 f"{self.penalty}, {self.scale}, {self.tau} and {self.tau_class}"
             )
-
-    @property
-    def head_name(self) -> str:
-        return "linear"
-
-    @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
 
     @property
     def needs(self) -> frozenset[str]:
@@ -96,7 +82,7 @@ class PPA(Solver):
         present, labels = np.unique(groups, return_inverse=True)
         self._check(present, class_of, task)
         priors = np.bincount(labels) / len(labels)
-        weight, bias = self._fit(_unit(task.train.x), labels, self.tau * np.log(priors))
+        weight, bias = self._fit(unit(task.train.x), labels, self.tau * np.log(priors))
         of_class = np.eye(task.n_classes)[:, class_of[present]]  # (C, pseudo-groups)
         if self.empty == "drop":
             of_class /= of_class.sum(1, keepdims=True)
@@ -119,7 +105,7 @@ class PPA(Solver):
     def _biased(self, task: Task) -> IntArray:
         """What the head that sees no class proxy predicts for every row (n,), without priors."""
         proxies = prototypes(torch.tensor(task.bank("class").embedding)).double().numpy()
-        x, y = beside(_unit(task.train.x), span_basis(proxies)), task.train.y
+        x, y = beside(unit(task.train.x), span_basis(proxies)), task.train.y
         predicted = np.empty(len(y), np.int64)
         for fitted, judged in self._folds(y):
             priors = np.bincount(y[fitted], minlength=task.n_classes) / len(fitted)
@@ -168,10 +154,3 @@ class PPA(Solver):
                 f"found none of one kind in class {class_of[absent[0]]}: use --crossfit 5, or "
                 "--empty drop"
             )
-
-
-def _unit(x: FloatArray) -> FloatArray:
-    """Rows (n, d) of length one, float64; a row of zeros stays one."""
-    x = x.astype(np.float64)
-    found: FloatArray = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
-    return found

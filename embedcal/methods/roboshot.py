@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
 
 from embedcal.heads import MappedHead
-from embedcal.methods._prompts import averaged, differences, multiplier, require, unit
+from embedcal.methods._prompts import averaged, differences, multiplier
 from embedcal.methods._span import span_basis
-from embedcal.methods.base import Offer, Solver, option
-from embedcal.types import EmbedcalError, FloatArray, Level, Role, Task
+from embedcal.methods._text_solver import FromBanks
+from embedcal.methods._unit import unit
+from embedcal.methods.base import option
+from embedcal.types import EmbedcalError, FloatArray, Role, Task
 
 log = logging.getLogger(__name__)
 ROLES: dict[str, tuple[Role, ...]] = {
@@ -24,7 +25,7 @@ ROLES: dict[str, tuple[Role, ...]] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class RoboShot(Solver):
+class RoboShot(FromBanks):
     """Trains nothing: zero-shot on images less rejected concepts, and with accepted ones doubled.
 
     Adila et al., 2023 (arXiv:2309.04344), read in its abstract and its code. A concept is the
@@ -42,7 +43,6 @@ class RoboShot(Solver):
 
     name = "roboshot"
     variants = ("official_fixed", "official")
-    random = False
 
     variant: str = option("official_fixed", "which reading of the paper or its code")
     use: str = option("both", "which pairs", choices=("both", "reject", "accept"))
@@ -51,30 +51,13 @@ class RoboShot(Solver):
     )
     templates: int = option(0, "use only the first so many templates of the classes; 0: all")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.templates < 0:
-            raise EmbedcalError(f"expected --templates of 0 or more, found {self.templates}")
-
-    def resolve(self, offer: Offer) -> Self:
-        require(self.name, offer, "class", "pairs")
-        return self
-
     @property
     def head_name(self) -> str:
         return "mapped"
 
     @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
-
-    @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"text.class", "text.pairs", "projection"})
+    def banks(self) -> tuple[str, ...]:
+        return ("class", "pairs")
 
     def solve(self, task: Task, seed: int) -> MappedHead:
         bank, roles = task.bank("pairs"), ROLES[self.use]

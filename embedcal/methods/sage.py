@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from embedcal.heads import Head, LinearHead, TemplatesHead
-from embedcal.methods._prompts import multiplier, require, unit
-from embedcal.methods.base import Offer, Solver, option
-from embedcal.types import EmbedcalError, FloatArray, IntArray, Level, Task
+from embedcal.methods._prompts import multiplier
+from embedcal.methods._text_solver import FromBanks
+from embedcal.methods._unit import unit
+from embedcal.methods.base import option
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Task
 
 log = logging.getLogger(__name__)
+MOST = 5  # templates in the record of a run
 
 
 @dataclass(frozen=True, kw_only=True)
-class SAGE(Solver):
+class SAGE(FromBanks):
     """Trains nothing: zero-shot through the K templates that part the classes of an image the most.
 
     Ye et al., 2025 (arXiv:2511.13005), read in its abstract and its code. The separation of image x
@@ -29,12 +34,13 @@ class SAGE(Solver):
     Ours: ``--scope split`` keeps the K templates of the largest mean separation over the images of
     train, without a label, for all images alike; ``text`` those whose class prompts lie furthest
     apart, without any image; ``random`` draws K by the seed. They, and ``--keep 0`` for all
-    templates, are controls: does it take a template for each image?
+    templates, are controls: does it take a template for each image? A run's record says how many
+    templates were kept for some image, and which most often: for two classes the separation is the
+    margin, so that one template that leans to a class may be kept for nearly all images.
     """
 
     name = "sage"
     variants = ("paper", "official")
-    random = False
 
     keep: int = option(1, "K: how many templates are kept; 0: all", grid=(1, 5, 20, 0))
     scope: str = option(
@@ -46,32 +52,20 @@ class SAGE(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep < 0 or self.templates < 0:
-            raise EmbedcalError(
-                f"expected --keep and --templates of 0 or more, found {self.keep} and "
-                f"{self.templates}"
-            )
-
-    def resolve(self, offer: Offer) -> Self:
-        require(self.name, offer, "class")
-        return self
+        if self.keep < 0:
+            raise EmbedcalError(f"expected --keep of 0 or more, found {self.keep}")
 
     @property
     def head_name(self) -> str:
         return "templates" if self.scope == "image" else "linear"
 
     @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
+    def banks(self) -> tuple[str, ...]:
+        return ("class",)
 
     @property
     def needs(self) -> frozenset[str]:
-        images = {"train.x"} if self.scope == "split" else set()
-        return frozenset({"text.class", "projection", *images})
+        return super().needs | ({"train.x"} if self.scope == "split" else set())
 
     def solve(self, task: Task, seed: int) -> Head:
         text = task.bank("class").embedding.astype(np.float64)  # (C, T, d)
@@ -97,6 +91,20 @@ class SAGE(Solver):
         weight = torch.tensor(rows).float() * scale
         return LinearHead(weight, torch.zeros(len(weight)), normalise=True, level="embedding")
 
+    def account(self, head: Head, parts: Iterable[Tensor]) -> Mapping[str, Any]:
+        """Of templates chosen for each image: how many are, and those kept for the most images."""
+        if not isinstance(head, TemplatesHead):
+            return {}
+        counts = head.histogram(parts).cpu().numpy()
+        order = np.argsort(-counts, kind="stable")[:MOST]
+        images, used = int(counts.sum()) // head.keep, int((counts > 0).sum())
+        log.info(
+            "sage keeps %d of %d templates, number %d for %d of %d images",
+            used, len(counts), order[0], counts[order[0]], images,
+        )  # fmt: skip
+        most = [{"template": int(t), "images": int(counts[t])} for t in order if counts[t]]
+        return {"images": images, "templates": len(counts), "kept": used, "most": most}
+
     def _chosen(self, task: Task, text: FloatArray, keep: int, seed: int) -> IntArray:
         """The templates (K,) for all images, the best first; equal ones in their order."""
         if self.scope == "random":
@@ -104,7 +112,7 @@ class SAGE(Solver):
             return found
         rows = unit(text)
         if self.scope == "split":
-            score = separations(unit(task.train.x.astype(np.float64)), rows).mean(0)
+            score = separations(unit(task.train.x), rows).mean(0)
         else:
             mean = rows.mean(0)  # (T, d): the mean cosine of two classes follows from its length
             n_classes = len(rows)

@@ -8,12 +8,13 @@ import torch
 
 from embedcal.heads import LinearHead, prototypes
 from embedcal.methods._prompts import multiplier
-from embedcal.methods.base import Solver, option
-from embedcal.types import EmbedcalError, Level, Task
+from embedcal.methods._text_solver import TextSolver
+from embedcal.methods.base import option
+from embedcal.types import Task
 
 
 @dataclass(frozen=True, kw_only=True)
-class ZeroShot(Solver):
+class ZeroShot(TextSolver):
     """Trains nothing: logits = s nrm(f) W^T with W the averaged prompts of each class.
 
     Radford et al., 2021 (arXiv:2103.00020), section 3.1.4: w_c = nrm(mean_t nrm(e_ct)). Every
@@ -21,26 +22,8 @@ class ZeroShot(Solver):
     """
 
     name = "zeroshot"
-    random = False
 
     templates: int = option(0, "use only the first so many templates; 0: all")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.templates < 0:
-            raise EmbedcalError(f"expected --templates of 0 or more, found {self.templates}")
-
-    @property
-    def head_name(self) -> str:
-        return "linear"
-
-    @property
-    def level(self) -> Level:
-        return "embedding"
-
-    @property
-    def n_templates(self) -> int:
-        return self.templates
 
     @property
     def needs(self) -> frozenset[str]:

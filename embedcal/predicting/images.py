@@ -36,7 +36,7 @@ def listed(images: Images, root: str | Path | None = None) -> Iterator[Listed]:
     working folder. Raises EmbedcalError at once for a source that is not there.
     """
     if not isinstance(images, str | os.PathLike):
-        return _below((str(each) for each in images), Path(root or ""))
+        return _below(map(_path, images), Path(root or ""))
     path = Path(images).expanduser()
     shown = printable(str(path), longest=300)
     if path.is_dir():
@@ -54,6 +54,16 @@ def listed(images: Images, root: str | Path | None = None) -> Iterator[Listed]:
     if path.suffix.lower() == ".txt":
         return _below(_lines(path), base)
     return iter([Listed(path.name, path)])
+
+
+def _path(image: object) -> str:
+    """One of a list of paths; an array or bytes would be taken for paths of its elements."""
+    if not isinstance(image, str | os.PathLike):
+        raise EmbedcalError(
+            f"expected paths of images, found {type(image).__name__} among them: write the images "
+            "to files"
+        )
+    return os.fspath(image)
 
 
 def _below(names: Iterable[str], root: Path) -> Iterator[Listed]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -14,14 +13,16 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from embedcal.cache import FeatureCache, open_cache
+from embedcal.cache.encoding import worker_count
 from embedcal.caching import which_cache
 from embedcal.datasets.printable import printable
+from embedcal.datasets.spreadsheet import cell, path_cell
 from embedcal.explaining.readout import head_of
 from embedcal.predicting.calibration import FILE, stored_temperature
 from embedcal.predicting.images import Images, Listed, listed
 from embedcal.predicting.pixels import Batch, batches
 from embedcal.predicting.scorer import Neighbour, Scorer
-from embedcal.predicting.sheet import Sheet, Stamp, cell, path_cell, sheet
+from embedcal.predicting.sheet import Sheet, Stamp, sheet
 from embedcal.predicting.temperature import softmax
 from embedcal.reencoding import Source
 from embedcal.types import EmbedcalError, FloatArray
@@ -302,7 +303,7 @@ def _all(job: _Job, tally: _Tally) -> None:
         scorer.prepare,
         wanted=tally.wanted,
         batch_size=job.options.batch_size,
-        workers=job.options.workers or min(8, os.cpu_count() or 1),
+        workers=worker_count(job.options.workers),
     )
     with closing(some):
         for batch in some:

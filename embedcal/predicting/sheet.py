@@ -6,7 +6,6 @@ import csv
 import errno
 import io
 import os
-import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedcal.datasets.printable import printable
+from embedcal.datasets.spreadsheet import cell, path_cell
 from embedcal.runs import room
 from embedcal.types import EmbedcalError
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 COLUMNS = ("path", "class", "probability", "second", "margin", "run", "rule", "temperature")
 BESIDE = ("neighbour", "neighbour_class", "similarity")  # each with the neighbour's number
-FORMULA = ("=", "+", "-", "@")
-UNSAFE = ("Cc", "Cf", "Cs", "Zl", "Zp")  # categories of Unicode that break lines or hide text
 ANOTHER = "name another file with --csv"
 
 
@@ -46,26 +44,6 @@ def header(neighbours: int) -> tuple[str, ...]:
     """The columns of a file with so many neighbours a row."""
     beside = (f"{name}_{k}" for k in range(1, neighbours + 1) for name in BESIDE)
     return (*COLUMNS, *beside)
-
-
-def cell(text: str) -> str:
-    """A name from a file as a cell: one line, nothing hidden, and no formula to a spreadsheet.
-
-    Control and format characters and lone surrogates are escaped, everything else stays. Where a
-    spreadsheet would take the text for a formula, an apostrophe is put before it.
-    """
-    safe = "".join(
-        char.encode("unicode_escape").decode("ascii")
-        if unicodedata.category(char) in UNSAFE
-        else char
-        for char in text
-    )
-    return "'" + safe if safe.lstrip().startswith(FORMULA) else safe
-
-
-def path_cell(name: str) -> str:
-    """A path as a cell: ``./=a.png`` is the same file as ``=a.png``, and no formula."""
-    return cell("./" + name if name.lstrip().startswith(FORMULA) else name)
 
 
 @dataclass

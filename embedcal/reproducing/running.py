@@ -16,7 +16,7 @@ import numpy as np
 from embedcal.cache import FeatureCache
 from embedcal.comparing.recorded import plain
 from embedcal.datasets.places import data_dir
-from embedcal.grids.running import Watch
+from embedcal.grids.running import Watch, seeds_of
 from embedcal.reproducing.judging import Cell, Status, decimals, judge, percent_of
 from embedcal.reproducing.measuring import Course, Measured
 from embedcal.reproducing.reading import recipe as read
@@ -140,7 +140,7 @@ def reproduce(  # noqa: PLR0913 - a public function has the options that it has
     began = time.perf_counter()
     wanted = read(name)
     given = [cache] if isinstance(cache, FeatureCache) else cache
-    numbers = _numbers(wanted.seeds if seeds is None else seeds)
+    numbers = seeds_of(wanted.seeds if seeds is None else seeds)
     folder = Path(out).expanduser() if out is not None else data_dir() / "reproduced" / wanted.name
     measured: dict[tuple[str, str], Measured] = {}
     with ExitStack() as stack:
@@ -229,7 +229,3 @@ def _place(one: Supplied) -> Place:
         needed=one.needed,
         asked=one.asked,
     )
-
-
-def _numbers(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    return tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))

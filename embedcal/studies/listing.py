@@ -28,11 +28,11 @@ def studies() -> tuple[Listed, ...]:
 
 
 def _listed(name: str) -> Listed:
-    from embedcal.methods import find
+    from embedcal.fitting import configure
 
     found = preset(name)
-    settings = {setting.label: setting for setting in found.settings}.values()
-    runs = sum(found.seeds if find(setting.method).random else 1 for setting in settings)
+    methods = {each.label: configure(each.method, each.options) for each in found.settings}
+    runs = sum(found.seeds if method.random else 1 for method in methods.values())
     return Listed(
         name=found.name,
         title=found.title,

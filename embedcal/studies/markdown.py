@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 from embedcal.comparing.verdicts import counted, points
-from embedcal.datasets.printable import printable
+from embedcal.markdown import escaped, table_lines
 from embedcal.studies.findings import metric_words
 
 if TYPE_CHECKING:
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 
 def markdown(study: Study) -> str:
     """The page that lies in the study's folder; figures are linked by their file names."""
-    lines = [f"# {_text(study.title)}", "", _text(study.question), ""]
+    lines = [f"# {escaped(study.title)}", "", escaped(study.question), ""]
     if study.quick:
         lines += ["**A quick run: two epochs and one seed. Its numbers mean nothing.**", ""]
     for block in study.blocks:
-        lines += [f"## {_text(block.dataset)}, {_text(block.backbone)}", ""]
-        lines += [f"![{_text(study.title)}]({f.name})" for f in block.figures if f.suffix == ".svg"]
-        heads, rows = columns(block), [cells(block, row) for row in block.rows]
-        lines += ["", "| " + " | ".join(map(_text, heads)) + " |"]
-        lines.append("| " + " | ".join(["---"] + ["---:"] * (len(heads) - 1)) + " |")
-        lines += ["| " + " | ".join(map(_text, row)) + " |" for row in rows]
-        lines += ["", *(_text(sentence) for sentence in block.found), ""]
-        lines += [f"* {_text(note)}" for note in block.notes]
+        lines += [f"## {escaped(block.dataset)}, {escaped(block.backbone)}", ""]
+        figures = (figure.name for figure in block.figures if figure.suffix == ".svg")
+        lines += [f"![{escaped(study.title)}]({name})" for name in figures]
+        lines += ["", *table_lines(columns(block), (cells(block, row) for row in block.rows))]
+        lines += ["", *(escaped(sentence) for sentence in block.found), ""]
+        lines += [f"* {escaped(note)}" for note in block.notes]
         lines.append("")
-    lines += [*(_text(sentence) for sentence in study.found), "", _text(cost(study.cost)), ""]
+    lines += [*(escaped(sentence) for sentence in study.found), "", escaped(cost(study.cost)), ""]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
@@ -102,10 +100,3 @@ def _looked(name: str, value: float) -> str:
     if name == "operations":
         return "0" if value == 0 else f"{value:.1e}"
     return f"{value:,.0f}" if name == "rows" else points(value)
-
-
-def _text(text: str) -> str:
-    """Markdown and HTML have nothing to read in it."""
-    safe = printable(text, longest=4000)
-    safe = safe.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#~!])", r"\\\1", safe)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedcal.datasets.printable import printable
+from embedcal.figures import STYLE, write
 from embedcal.grids.settings import written
 from embedcal.studies.findings import metric_words, value_of
-from embedcal.types import EmbedcalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +31,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 INK, GREY = "#222222", "#8C8C8C"
 NAME = 34  # characters of a name on one line
 PANEL = 3.4  # inches
-STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "embedcal",
-    "svg.fonttype": "path",
-    "font.family": "DejaVu Sans",
+OWN: dict[Any, Any] = {
+    **STYLE,
     "font.size": 9,
-    "text.parse_math": False,  # names come from files
     "axes.edgecolor": GREY,
     "axes.titlesize": 9.5,
     "axes.spines.top": False,
@@ -49,10 +46,11 @@ def draw(chosen: Preset, block: Block, stem: Path) -> tuple[Path, ...]:
     import matplotlib
 
     kinds = {"points": _points, "lines": _lines, "scatter": _scatter}
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(OWN):
         figure = kinds[chosen.figure](chosen, block)
         figure.suptitle(_wrapped(f"{block.dataset}, {block.backbone}, test", 90), fontsize=9)
-        return tuple(_save(figure, stem.with_suffix(suffix)) for suffix in (".svg", ".png"))
+        files = (stem.with_suffix(suffix) for suffix in (".svg", ".png"))
+        return tuple(write(figure, file, mend="another folder with --out") for file in files)
 
 
 def _figure(
@@ -65,21 +63,6 @@ def _figure(
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, panels, squeeze=False, sharey=share)
     return figure, list(axes[0])
-
-
-def _save(figure: Figure, file: Path) -> Path:
-    part = file.with_name(file.name + ".part")
-    kind = file.suffix[1:]
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {"Software": None}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(part, format=kind, metadata=metadata, dpi=150)
-        part.replace(file)
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected to write {file}, found: {error.strerror}: choose another folder with --out"
-        ) from None
-    return file
 
 
 def _points(chosen: Preset, block: Block) -> Figure:

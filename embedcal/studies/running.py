@@ -14,7 +14,7 @@ from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
 from embedcal.evaluate import default_rule, rule
 from embedcal.fitting import check_rule
-from embedcal.grids import Grid, Setting, Tally, grid, load
+from embedcal.grids import Grid, Setting, Tally, grid, load, seeds_of
 from embedcal.studies.cutting import cut, short
 from embedcal.studies.findings import across, findings
 from embedcal.studies.looking import look
@@ -89,6 +89,8 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     """
     began = time.perf_counter()
     chosen = preset(name)
+    if isinstance(caches, FeatureCache):
+        caches = [caches]
     if not caches:
         raise EmbedcalError(f"expected a cache for the study {chosen.name}, found none: name one")
     different = {cache.fingerprint: labelled(cache, attribute) for cache in caches}
@@ -97,7 +99,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     if quick:
         chosen = replace(chosen, seeds=1, spaces=tuple(map(short, chosen.spaces)))
     order = Order(
-        seeds=_seeds(chosen.seeds if seeds is None else seeds),
+        seeds=seeds_of(chosen.seeds if seeds is None else seeds),
         select=_on_validation(select),
         device=device,
         engine=engine,
@@ -260,15 +262,6 @@ def _cost(grids: Sequence[Grid], folder: Path) -> Cost:
         run_seconds=sum(record["seconds"] for record in records) + first,
         wall_seconds=sum(done.seconds for done in grids),
     )
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    numbers = tuple(range(seeds)) if isinstance(seeds, int) else tuple(dict.fromkeys(seeds))
-    if not numbers or min(numbers) < 0:
-        raise EmbedcalError(
-            f"expected one seed or more, none below 0, found {seeds}: give a number or a list"
-        )
-    return numbers
 
 
 def _on_validation(select: str | None) -> str | None:

@@ -12,6 +12,7 @@ import platformdirs
 import pytest
 
 from embedcal.datasets import data_dir, last_cache, remember_last_cache
+from embedcal.datasets.places import remember
 from embedcal.types import EmbedcalError
 
 
@@ -72,7 +73,8 @@ def test_a_write_that_fails_leaves_the_old_memory(
 
     monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(EmbedcalError, match=r"No space left.*EMBEDCAL_HOME"):
-        remember_last_cache(tmp_path / "second.h5")
+        remember("cache", tmp_path / "second.h5")
+    remember_last_cache(tmp_path / "second.h5")  # what was made is there, remembered or not
     assert last_cache() == first
     assert [entry.name for entry in own_home.iterdir()] == ["last-cache.json"]
 
@@ -82,7 +84,8 @@ def test_home_that_is_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     monkeypatch.setenv("EMBEDCAL_HOME", str(tmp_path / "file"))
     assert last_cache() is None
     with pytest.raises(EmbedcalError, match="EMBEDCAL_HOME"):
-        remember_last_cache(tmp_path / "c.h5")
+        remember("cache", tmp_path / "c.h5")
+    remember_last_cache(tmp_path / "c.h5")
 
 
 def test_many_writers_leave_one_whole_memory(own_home: Path, tmp_path: Path) -> None:

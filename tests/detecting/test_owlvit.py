@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -119,6 +120,20 @@ def test_a_killed_search_goes_on_where_it_stopped(world):
     for one in ("row", "name", "score", "corners"):
         assert np.array_equal(getattr(resumed, one), getattr(straight, one))
     assert len(whole.row) < len(resumed.row)
+
+
+def test_boxes_of_other_images_in_a_cache_of_the_same_name_are_not_read(tmp_path):
+    file, found = tmp_path / "same.h5", []
+    for seed in (5, 6):
+        read = embedcal.ReadOptions(rows=220, seed=seed)
+        embedcal.cache("birds", backbone="tiny", read=read, out=file)
+        (root,) = (Path(os.environ["EMBEDCAL_HOME"]) / "birds").glob(f"rows-220-*{seed}*")
+        with embedcal.open(file) as cache:
+            log: list = []
+            found.append(owlvit_boxes(cache, NAMES, np.arange(8), options(root, log)))
+            assert images_in(log) == 8
+        file.unlink()
+    assert not np.array_equal(found[0].score, found[1].score)
 
 
 def test_a_torn_part_is_made_again_and_more_rows_join_it(world):

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from embedcal.cache import open_cache
 from embedcal.caching import cache as build
 from embedcal.cli import app
+from embedcal.datasets.places import data_dir
 from embedcal.encoders import compiled as runtimes
 from embedcal.encoders.again import encoder_again
 from embedcal.encoders.clip import ClipEncoder
@@ -278,23 +279,45 @@ def test_a_trunk_that_cannot_be_exported_is_told_in_one_line() -> None:
     assert len(told) < 300
 
 
-def test_nothing_is_sent_and_nothing_is_left(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_nothing_is_sent_and_nothing_but_the_program_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, own_home: Path
 ) -> None:
     """OpenVINO's converter reports its use over the network; reading a file does not."""
     telemetry = pytest.importorskip("openvino_telemetry")
     monkeypatch.setattr(telemetry.Telemetry, "init", lambda *_, **__: pytest.fail("telemetry"))
-    monkeypatch.setattr(runtimes, "TemporaryDirectory", _here(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     run = compiled(nn.Conv2d(3, 2, 1).eval(), "openvino", (8, 8))
     assert run(torch.zeros(3, 3, 8, 8)).shape == (3, 2, 8, 8)
     assert not list(tmp_path.iterdir())
+    assert [path.name for path in own_home.iterdir()] == ["programs"]
 
 
-def _here(folder: Path) -> Callable[..., Any]:
-    return lambda **options: runtimes_temporary(dir=folder, **options)
+def test_a_second_build_exports_nothing_and_gives_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """For both runtimes: they run one program. Where a bit of it has changed, it is made anew."""
+    calls: list[Path] = []
+    export = runtimes._export
 
+    def counted(trunk: nn.Module, size: tuple[int, int], path: Path) -> None:
+        calls.append(path)
+        export(trunk, size, path)
 
-runtimes_temporary = runtimes.TemporaryDirectory
+    monkeypatch.setattr(runtimes, "_export", counted)
+    found = {}
+    for runtime in (*RUNTIMES, *RUNTIMES):
+        encoder = made("resnet", runtime)
+        pixels = noise(encoder, 3)
+        out = encoder.images(pixels, ("embedding",))["embedding"]
+        assert np.array_equal(found.setdefault(runtime, out), out)
+    assert len(calls) == 1
+    (kept,) = (data_dir() / "programs").glob("*/*.data")
+    data = bytearray(kept.read_bytes())
+    data[len(data) // 2] ^= 64
+    kept.write_bytes(data)
+    again = made("resnet", "openvino").images(pixels, ("embedding",))["embedding"]
+    assert len(calls) == 2
+    assert np.array_equal(again, found["openvino"])
 
 
 # -- asking for one --------------------------------------------------------------------------------

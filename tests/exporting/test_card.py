@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from exported_for_tests import Small
 
-from embedcal.exporting.card import baseline, card, escaped
+from embedcal.exporting.card import baseline, card
 from embedcal.exporting.facts import facts_of
 from embedcal.exporting.portable import class_texts, portable
 from embedcal.runs import Run
@@ -120,11 +120,11 @@ def test_zero_shot_is_of_the_same_cache_groups_and_templates(small: Small) -> No
     ("name", "shown"),
     [
         ("a|b", r"a\|b"),
-        ("<script>alert(1)</script>", r"\<script\>alert(1)\</script\>"),
+        ("<script>alert(1)</script>", "&lt;script&gt;alert(1)&lt;/script&gt;"),
         ("![x](http://a.b)", r"\!\[x\](http\://a.b)"),
         ("www.a.b", r"www\.a.b"),
         ("two\nlines\n# head", r"two\\nlines\\n\# head"),
-        ("`code` *em* _em_ ~no~ &amp; $x$", r"\`code\` \*em\* \_em\_ \~no\~ \&amp; \$x\$"),
+        ("`code` *em* _em_ ~no~ &amp; $x$", r"\`code\` \*em\* \_em\_ \~no\~ &amp;amp; \$x\$"),
         ("back\\slash @you", r"back\\slash \@you"),
         ("\u202egnp.exe\x1b[31m", r"\\u202egnp.exe\\x1b\[31m"),
         ("{{ 7 * 7 }}", r"{{ 7 \* 7 }}"),
@@ -132,8 +132,6 @@ def test_zero_shot_is_of_the_same_cache_groups_and_templates(small: Small) -> No
     ],
 )
 def test_names_are_text_and_nothing_else(small: Small, name: str, shown: str) -> None:
-    assert escaped(name) == shown
-
     run = small.runs["pooled"]
     text, plain = (carded(small, run, cache=Named(small, each)) for each in (name, "bird"))
     assert text.count(shown) >= 6

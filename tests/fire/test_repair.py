@@ -132,6 +132,15 @@ def test_damaged_labels_are_beyond_repair(damaged, root, name) -> None:
     assert {path.name for path in damaged.parent.glob("*repair*")} == {"damaged-repaired.h5.lock"}
 
 
+@pytest.mark.parametrize("name", ["/samples/path", "/warnings"])
+def test_damage_that_no_row_and_no_text_accounts_for_is_not_sealed_in(damaged, root, name) -> None:
+    """No fingerprint has these: without this, a new seal would be put over what has changed."""
+    flip(damaged, places(damaged, name, 0) + 1, 0)
+    with pytest.raises(EmbedcalError, match="labels, ids or facts"):
+        mend(damaged, root)
+    assert {path.name for path in damaged.parent.glob("*repair*")} == {"damaged-repaired.h5.lock"}
+
+
 def test_a_damaged_user_block_or_structure_is_beyond_repair(damaged, root) -> None:
     flip(damaged, 30, 2)
     with pytest.raises(EmbedcalError, match="user block"):

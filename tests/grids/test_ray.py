@@ -17,12 +17,15 @@ import pytest
 from grids_for_tests import count, outcome, run_grid, start, times_done, until
 
 from embedcal.cache import open_cache
+from embedcal.environments import FOLDER
 from embedcal.grids import grid, load
+from embedcal.grids.engines.cluster import LOCAL
 from embedcal.grids.engines.parcels import pack, unpack
-from embedcal.grids.engines.ray import LOCAL, Order, known_of, perform
-from embedcal.grids.jobs import Site, plan
-from embedcal.grids.settings import Setting
+from embedcal.grids.engines.ray import Order, _environments, known_of, perform
+from embedcal.grids.jobs import Site, plan, stages
+from embedcal.grids.settings import Setting, parse
 from embedcal.methods import find
+from embedcal.runs import load_run
 from embedcal.scored import count as scored
 from embedcal.sharing import gather
 from embedcal.types import EmbedcalError
@@ -152,6 +155,70 @@ def test_tokens_that_a_node_does_not_have_are_one_line(cache, tmp_path: Path) ->
         other.take("tokens", np.arange(3))
 
 
+ENV = ["erm:lr=1e-2:epochs=3", "jtt:epochs=2:stage_epochs=1", "dfr:c=1:refits=1"]
+
+
+def only(spec: str) -> Setting:
+    """The one setting of a space."""
+    (setting,) = parse(spec).product()
+    return setting
+
+
+def judged_there(cache, site: Site, job, environments, before=None):
+    """What a node gives back for a job of a rule of environments, all of it through pickle."""
+    on = Workbench(cache)
+    stage = job.method.stage
+    files = {}
+    if stage is not None:
+        (first,) = stages([job], on, site)
+        files = {first.id: pack(site.folder / first.id)}
+    order = Order(setting=job.setting, seed=job.seed, site=site, before=before or {})
+    return sent(perform(sent(order), shared(on), sent(known_of(on)), files, sent(environments)))
+
+
+def test_a_node_judges_by_environments_that_were_sent(cache, site, tmp_path, monkeypatch) -> None:
+    """The same cells, so the same epochs, as beside the probe; it meets no probe itself."""
+    site = replace(site, select="val.env")
+    calm = grid(ENV, cache, out=site.folder, seeds=1, select="val.env", engine="sequential")
+    on = Workbench(cache)
+    jobs = plan(calm.settings.values(), [0], site, on)
+    environments = _environments(jobs, site, on)
+    assert environments is not None
+    monkeypatch.setattr("embedcal.environments.infer", lambda *a: pytest.fail("a probe there"))
+    for job, wanted in zip(jobs, calm.records, strict=True):
+        record, made = judged_there(cache, site, job, environments)
+        assert record["status"] == "done", record
+        for key in ("id", "rules", "environments", "selection", "val", "test", "labels_used"):
+            assert record[key] == wanted[key]
+        assert "worst_env" in record["val"]
+        assert not any("environments" in name for name in made)
+
+
+def test_what_a_run_kept_before_is_sent_and_not_lost(cache, site, monkeypatch) -> None:
+    """Its rule on demand; and a solver's head, which is judged again and not solved."""
+    specs = [ENV[0], ENV[2]]
+    grid(specs, cache, out=site.folder, seeds=1, select="oracle.worst_group", engine="sequential")
+    site, on = replace(site, select="val.env"), Workbench(cache)
+    jobs = plan(map(only, specs), [0], site, on)
+    environments = _environments(jobs, site, on)
+    monkeypatch.setattr("embedcal.methods.dfr.DFR.solve", lambda *a: pytest.fail("solved again"))
+    for job in jobs:
+        before = pack(site.folder / job.id)
+        record, made = judged_there(cache, site, job, environments, before)
+        assert record["status"] == "done", record
+        unpack(made, site.folder / job.id)
+        stored = load_run(site.folder / job.id)
+        assert stored is not None
+        assert stored.record["rules"] == record["rules"]
+        assert all("worst_env" in entry["val"] for entry in record["rules"].values())
+    assert {"oracle.worst_group", "val.env"} < set(
+        load_run(site.folder / jobs[0].id).record["rules"]
+    )
+    # Asked for another rule now, the first would still be judged by environments.
+    assert _environments(jobs[:1], replace(site, select="val.mean"), on) is not None
+    assert _environments(jobs[1:], replace(site, select="val.mean"), on) is None
+
+
 METHOD = '''
 from dataclasses import dataclass
 from embedcal.methods.erm import ERM
@@ -240,6 +307,30 @@ def test_a_cluster_gives_what_one_process_gives_and_repeats_nothing(made, tmp_pa
 
 
 @pytest.mark.slow
+def test_environments_are_inferred_once_and_judge_on_every_node(made, tmp_path) -> None:
+    calm = run_grid(made, tmp_path / "calm", ENV, seeds=2, select="val.env")
+    on_ray(made, tmp_path / "g", ENV, seeds=2, select="val.env")
+    found = run_grid(made, tmp_path / "g", ENV, seeds=2, select="val.env")
+    assert found.reused == len(found.records) == 6
+    assert outcome(tmp_path / "g") == outcome(tmp_path / "calm")
+    mine, theirs = ([record["environments"] for record in grid.records] for grid in (found, calm))
+    assert mine == theirs
+    assert {record["engine"] for record in found.records} == {"ray"}
+    lines = (tmp_path / "g" / FOLDER / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 1  # one probe, and it is the driver's
+    assert not quiet(tmp_path / "g")
+    # Finished without the rule, asked for it now.
+    run_grid(made, tmp_path / "late", ENV, seeds=2, select="oracle.worst_group")
+    on_ray(made, tmp_path / "late", ENV, seeds=2, select="val.env")
+    late = run_grid(made, tmp_path / "late", ENV, seeds=2, select="val.env")
+    assert late.reused == 6
+    for record, wanted in zip(late.records, calm.records, strict=True):
+        assert wanted["rules"].items() <= record["rules"].items()
+        own = wanted["method"] == "dfr"
+        assert own or "oracle.worst_group" in record["rules"]
+
+
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_is_survived(made, tmp_path) -> None:
     run_grid(made, tmp_path / "calm", SLOW)
     over, killed = threading.Event(), []
@@ -296,7 +387,7 @@ def over_a_connection(cache: Path, folder: Path, specs: list[str], **options) ->
     """What a program does that uses Ray itself, and then a grid, twice."""
     import ray
 
-    from embedcal.grids.engines.ray import _local_environment
+    from embedcal.grids.engines.cluster import _local_environment
 
     with _local_environment() as temporary:
         own = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 << 20}

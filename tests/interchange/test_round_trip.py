@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,3 +203,131 @@ def test_blocks_do_not_change_what_is_written(
     names = sorted(path.name for path in (tmp_path / "folder" / "img_emb").iterdir())
     assert names[:2] == ["img_emb_00.npy", "img_emb_01.npy"]
     assert len(names) == 12
+
+
+@pytest.mark.parametrize("form", WITH_TEXT)
+def test_concept_pairs_come_back(form: str, world: World, tmp_path: Path) -> None:
+    """Rows and roles of the bank ``pairs``, of a cache of format 2, beside other banks."""
+    rng = np.random.default_rng(3)
+    prompts = ("on land", "on \u00fcber {} water", "perching", "webbed")
+    pairs = ((0, 1, "reject"), (2, 3, "accept"), (1, 0, "equal"), (0, 1, "reject"))
+    bank = TextBank(
+        name="pairs", prompts=prompts, templates=(), pairs=pairs,
+        descriptions=tuple((text,) for text in prompts),
+        embedding=rng.normal(size=(4, 1, 5)).astype("f4"),
+    )  # fmt: skip
+    plain = TextBank(
+        name="class", prompts=("a", "b"), templates=("{}", "a {}"),
+        embedding=rng.normal(size=(2, 2, 5)).astype("f4"),
+    )  # fmt: skip
+    path = import_features(
+        world.features, world.y, world.split, text=Text(banks=(plain, bank)),
+        names=Names(dataset="world", classes=("a", "b")), out=tmp_path / "x.h5",
+    )  # fmt: skip
+    with open_cache(path) as cache:
+        assert cache.text("pairs").pairs == pairs
+        out = export_features(cache, tmp_path / OUTS[form])
+        with open_cache(import_from(out, out=tmp_path / "again.h5")) as back:
+            assert back.fingerprint == cache.fingerprint
+            assert (back.text("pairs").pairs, back.text("pairs").prompts) == (pairs, prompts)
+            assert (back.text("class").pairs, back.text("class").prompts) == ((), ("a", "b"))
+            np.testing.assert_array_equal(back.text("pairs").embedding, bank.embedding)
+        assert verify(tmp_path / "again.h5").ok
+
+
+@pytest.mark.parametrize(
+    ("pairs", "found"),
+    [
+        ([[0, 2, "reject"]], "expected pairs of the 2 prompts in 'text/pairs/embedding' of "),
+        ([[-1, 1, "reject"]], "where two rows and a role (reject, accept, equal) should be"),
+        ([[0, 1, "dislike"]], "where two rows and a role (reject, accept, equal) should be"),
+        ([[0, 1]], "where two rows and a role (reject, accept, equal) should be"),
+        ([[0, 1.5, "equal"]], "where two rows and a role (reject, accept, equal) should be"),
+        ("reject", "where a list should be"),
+    ],
+)
+def test_pairs_that_are_none_are_refused(
+    pairs: object, found: str, world: World, tmp_path: Path
+) -> None:
+    names = {"classes": ["a", "b"], "banks": {"pairs": ["x", "y"]}, "pairs": pairs}
+    arrays = {"text/pairs/embedding": np.ones((2, 1, 5), "f4"), "embedcal": json.dumps(names)}
+    np.savez(tmp_path / "x.npz", features=world.features, y=world.y, split=world.split, **arrays)
+    with pytest.raises(EmbedcalError) as caught:
+        read_features(tmp_path / "x.npz")
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+TEMPTING = ("=1+1", "+2", "-3", "@SUM(A1)", "'=1+1", "''@x", " =4", "'tis", "\t-5", "a=b", "-")
+
+
+def tempting(world: World, tmp_path: Path) -> Path:
+    """A cache whose ids, paths, classes, attribute and its values begin as formulas do."""
+    ids = (*TEMPTING, *world.ids[len(TEMPTING) :])
+    return import_features(
+        world.features, world.y, world.split, {"=place": world.place},
+        names=Names(
+            dataset="x", ids=ids, paths=tuple(f"{name}.png" for name in ids),
+            classes=("=land", "-bird"), values={"=place": ("@land", "'=water")},
+        ),
+        out=tmp_path / "tempting.h5",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+def test_names_like_formulas_come_back(form: str, world: World, tmp_path: Path) -> None:
+    with open_cache(tempting(world, tmp_path)) as cache:
+        out = export_features(cache, tmp_path / OUTS[form])
+        with open_cache(import_from(out, out=tmp_path / "again.h5")) as back:
+            assert back.samples.ids == cache.samples.ids
+            assert back.samples.paths == cache.samples.paths
+            assert back.meta.classes == ("=land", "-bird")
+            assert back.meta.attributes == (("=place", ("@land", "'=water")),)
+            np.testing.assert_array_equal(
+                back.samples.attributes["=place"], cache.samples.attributes["=place"]
+            )
+            if form != "parquet":
+                assert back.read().tobytes() == cache.read().tobytes()
+
+
+def test_the_csv_is_no_formula_anywhere_and_numbers_are_numbers(
+    world: World, tmp_path: Path
+) -> None:
+    with open_cache(tempting(world, tmp_path)) as cache:
+        export_features(cache, tmp_path / "x.npy")
+    with (tmp_path / "x.csv").open(newline="", encoding="utf-8") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["id", "path", "split", "y", "class", "'=place", "'=place_name"]
+    for row in rows:
+        for name, text in zip(header, row, strict=True):
+            if name in ("y", "'=place"):
+                assert int(text) >= -1
+            else:
+                assert not text.lstrip().startswith(("=", "+", "-", "@"))
+    assert "-1" in {row[5] for row in rows}
+    assert [row[0] for row in rows[:5]] == ["'=1+1", "'+2", "'-3", "'@SUM(A1)", "''=1+1"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_of_ours_names_the_rows_of_another_file(
+    suffix: str, world: World, tmp_path: Path
+) -> None:
+    """The CSV of one export as --table of another, whose ids are as they were."""
+    with open_cache(tempting(world, tmp_path)) as cache:
+        ids = cache.samples.ids
+        export_features(cache, tmp_path / ("x.npy" if suffix == ".csv" else "x.parquet"))
+        export_features(cache, tmp_path / "y.npz")
+    found = read_features(tmp_path / "y.npz", table=tmp_path / f"x{suffix}")
+    assert found.ids == ids
+    np.testing.assert_array_equal(found.attributes["=place"], world.place)
+
+
+def test_a_table_of_somebody_elses_is_taken_as_it_is(world: World, tmp_path: Path) -> None:
+    """There an apostrophe before = is part of the name."""
+    ids = ("'=1", *world.ids[1:])
+    np.save(tmp_path / "x.npy", world.features)
+    with (tmp_path / "x.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["id", "y", "split"])
+        writer.writerows(zip(ids, world.y, world.split, strict=True))
+    assert read_features(tmp_path / "x.npy").ids == ids

@@ -6,11 +6,13 @@ import json
 import math
 from types import SimpleNamespace
 
+import grids_for_tests
 import numpy as np
 import pytest
 
 from embedcal.cache import Names, import_features, open_cache
 from embedcal.comparing.budgets import CLASSES, NOTHING, TRAIN_GROUPS, VAL_GROUPS, kind
+from embedcal.environments import FOLDER
 from embedcal.evaluate import bootstrap, holm, paired, rule, strata
 from embedcal.grids import Setting, parse
 from embedcal.leading import leaderboard
@@ -270,3 +272,52 @@ def test_one_seed_has_no_deviation_but_an_interval(cache, tmp_path) -> None:
         assert math.isnan(standing.row.deviation)
         low, high = standing.row.interval
         assert low <= standing.row.mean <= high
+
+
+def test_environments_choose_without_a_group_label(cache, tmp_path) -> None:
+    found = board(cache, tmp_path, budget=2, select="val.env")
+    assert found.rules == ("val.env",)
+    assert found.failed == 0
+    assert {kind for _, kind in places(found)} == {CLASSES, TRAIN_GROUPS}
+    assert {method for method, _ in places(found)} == set(FEW) - {"zeroshot"}
+    for standing in found.standings:
+        runs = [load_run(tmp_path / run) for run in standing.row.runs]
+        kept = [run.record["rules"][standing.row.selection]["val"]["worst_env"] for run in runs]
+        assert standing.row.validation == pytest.approx(np.mean(kept))
+        if standing.rule:
+            assert standing.rule == "val.env"
+            assert not any(name.endswith(".g") for name in standing.reads) or (
+                standing.row.method == "group-dro"
+            )
+    lines = (tmp_path / FOLDER / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 1  # one probe for all
+    sizes = runs[0].record["environments"]["sizes"]
+    cells = ", ".join(f"{a}+{b}" for a, b in sizes)
+    assert any(note.startswith("val.env judged val rows") and cells in note for note in found.notes)
+    seconds = json.loads(lines[0])["seconds"]
+    assert f"val.env: the probe of its environments took {seconds:.1f} s, counted nowhere" in (
+        found.notes
+    )
+    json.dumps(found.record, allow_nan=False)
+    again = board(cache, tmp_path, budget=2, select="val.env")
+    assert again.reused == again.runs == found.runs
+    assert again.standings == found.standings
+
+
+def test_runs_that_were_there_are_judged_by_environments_too(cache, tmp_path) -> None:
+    """Under the rules that every run keeps first, then asked for it: no run is lost or left out."""
+    few = ("erm", "linear-probe", "dfr")
+    board(cache, tmp_path, few, quick=True)
+    found = board(cache, tmp_path, few, quick=True, select="val.env")
+    assert {method for method, _ in places(found)} == set(few)
+    assert found.failed == 0
+    assert all(math.isfinite(standing.row.validation) for standing in found.standings)
+
+
+def test_a_rule_on_demand_is_asked_for_before_those_that_every_run_keeps(cache, tmp_path) -> None:
+    rules = ("val.mean", "val.worst_group", "val.env")
+    found = board(cache, tmp_path, ["erm", "jtt"], quick=True, select=rules)
+    assert found.rules == rules
+    assert grids_for_tests.times_done(tmp_path).most_common(1)[0][1] == 1
+    kinds = {standing.row.selection for standing in found.standings}
+    assert kinds == {"val.worst_group", "val.env"}  # of two that read classes the last counts

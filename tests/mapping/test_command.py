@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import embedcal
+from embedcal.answers.mapping import save_points
 from embedcal.commands.mapping import register
 from embedcal.mapping import change, map_runs
 from embedcal.runs import Run
@@ -107,3 +109,27 @@ def test_mistakes_are_one_line(
     assert isinstance(done.exception, EmbedcalError)
     assert said in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def test_no_text_of_the_csv_is_a_formula_and_numbers_stay_numbers(tmp_path: Path) -> None:
+    """A run, an id, a class and a value that begin as formulas do, at negative coordinates."""
+    before = SimpleNamespace(name="frozen", wrong=None, points=np.array([[-1.5, 2.0], [0.0, -3.0]]))
+    after = SimpleNamespace(name="=erm", wrong=np.array([True, False]), points=before.points)
+    maps = [
+        SimpleNamespace(
+            before=before, after=after, rows=np.array([0, 1]), y=np.array([0, 1]),
+            a=np.array([-1, 0]), values=("@land",),
+        )
+    ]  # fmt: skip
+    cache = SimpleNamespace(
+        samples=SimpleNamespace(ids=("=1+1", "a\nb")), meta=SimpleNamespace(classes=("-x", "+y"))
+    )
+    save_points(maps, cache, tmp_path / "points.csv")  # type: ignore[arg-type]
+    with (tmp_path / "points.csv").open(newline="", encoding="utf-8") as file:
+        _, *rows = csv.reader(file)
+    assert rows == [
+        ["frozen", "0", "'=1+1", "'-x", "", "", "-1.5", "2"],
+        ["frozen", "1", "a\\nb", "'+y", "'@land", "", "0", "-3"],
+        ["'=erm", "0", "'=1+1", "'-x", "", "1", "-1.5", "2"],
+        ["'=erm", "1", "a\\nb", "'+y", "'@land", "0", "0", "-3"],
+    ]

@@ -16,12 +16,11 @@ from embedcal.methods._heldout import (
     Descent,
     Linear,
     balanced_batches,
-    cut_by_class,
     highest,
     log_softmax,
     losses,
 )
-from embedcal.methods.base import Staged
+from embedcal.methods.base import Staged, cut_by_class
 from embedcal.methods.cb_llr import CBLLR
 from embedcal.methods.erm import ERM
 from embedcal.methods.self import SCORES, SELF, divergence

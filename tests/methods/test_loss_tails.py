@@ -22,9 +22,9 @@ from embedcal.methods._environments import (
     slopes,
     worst_cell,
 )
-from embedcal.methods._heldout import Descent, Linear, cut_by_class, losses
+from embedcal.methods._heldout import Descent, Linear, losses
 from embedcal.methods._tails import LossTails
-from embedcal.methods.base import Staged
+from embedcal.methods.base import Staged, cut_by_class
 from embedcal.methods.erm import ERM
 from embedcal.methods.evals import EVALS
 from embedcal.methods.lfr import LFR

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,12 @@ import pytest
 import torch
 from prompted import logits, nrm, prompted
 
-from embedcal.methods.sage import SAGE
+from embedcal.answers.runs import run_report
+from embedcal.cache import open_cache
+from embedcal.fitting import fit
+from embedcal.methods.sage import MOST, SAGE
 from embedcal.methods.zeroshot import ZeroShot
+from embedcal.tables import show
 from embedcal.types import EmbedcalError, Examples
 
 S = np.exp(2.5)
@@ -136,6 +142,49 @@ def test_many_images_and_classes_go_through_in_parts(monkeypatch: pytest.MonkeyP
             patch.setattr("embedcal.heads.templates.ELEMENTS", 60)
             assert len(head._parts(torch.tensor(task.train.x))) == 10
             np.testing.assert_allclose(logits(head, task.train.x), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_its_account_counts_the_templates_of_every_image(keep: int) -> None:
+    task = prompted(templates=9)
+    method = SAGE(keep=keep)
+    head, x = method.solve(task, 0), torch.tensor(task.train.x)
+    _, chosen = by_loops(x, task.bank("class").embedding.astype(float), keep, official=False)
+    counts = np.bincount(chosen.ravel(), minlength=9)
+    np.testing.assert_array_equal(head.histogram([x]), counts)
+    whole = dict(method.account(head, [x]))
+    assert dict(method.account(head, torch.split(x, 7))) == whole
+    most = whole.pop("most")
+    assert whole == {"images": 40, "templates": 9, "kept": int((counts > 0).sum())}
+    assert len(most) == min(MOST, (counts > 0).sum())
+    order = sorted(range(9), key=lambda t: (-counts[t], t))
+    assert most == [{"template": t, "images": counts[t]} for t in order[: len(most)]]
+    json.dumps(most)
+
+
+def test_a_run_records_which_templates_it_kept(
+    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open_cache(birds) as cache:
+        run = fit("sage", cache, out=tmp_path)
+        plain = fit("zeroshot", cache, out=tmp_path)
+        sizes = {s: len(cache.split(s, "embedding")) for s in ("val", "test")}
+        templates = cache.text("class").templates
+    found = run.record["account"]
+    assert {split: each["images"] for split, each in found.items()} == sizes
+    assert found["test"]["templates"] == len(templates)
+    assert "account" not in plain.record
+    show(run_report(run, ["a", "b", "c", "d"]))
+    printed = "".join(capsys.readouterr().out.split())
+    first = templates[found["test"]["most"][0]["template"]]
+    line = f"of {len(templates)} templates for some test image; most often '{first}'"
+    assert line.replace(" ", "") in printed
+
+
+def test_one_template_for_all_images_needs_no_account() -> None:
+    task = prompted()
+    method = SAGE(scope="text")
+    assert method.account(method.solve(task, 0), [torch.tensor(task.train.x)]) == {}
 
 
 def test_it_reads_images_for_the_split_alone() -> None:

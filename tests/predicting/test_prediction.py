@@ -21,7 +21,7 @@ from embedcal.explaining.pictures import Pictures
 from embedcal.heads import load_head
 from embedcal.predicting import Predictions, PredictOptions, calibrate, predict
 from embedcal.predicting.scorer import Scorer
-from embedcal.predicting.sheet import Sheet, Stamp, cell, path_cell
+from embedcal.predicting.sheet import Sheet, Stamp
 from embedcal.predicting.temperature import softmax
 from embedcal.reencoding import Source
 from embedcal.runs import NoRoomError, Run, load_run
@@ -285,9 +285,6 @@ def test_names_from_files_are_safe_in_the_file(flock, photos: Path, tmp_path: Pa
     whole = out.read_bytes()
     assert go(run, odd, out).reused == 6
     assert out.read_bytes() == whole
-    assert cell("=cmd|'/c calc'!A1") == "'=cmd|'/c calc'!A1"
-    assert cell("  @x") == "'  @x"
-    assert (cell("great tit"), path_cell("a/=b.png")) == ("great tit", "a/=b.png")
 
 
 def test_a_temperature_moves_probabilities_and_never_classes(flock, photos: Path) -> None:

@@ -9,17 +9,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 from embedcal.datasets.containers.members import States, unpack_members
+from embedcal.datasets.containers.shards import base_of, place_in
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.printable import printable
-from embedcal.datasets.table import Table, cell_of
+from embedcal.datasets.scratch import Scratch
+from embedcal.datasets.stored_text import TextWriter, gathered
+from embedcal.datasets.table import Rows, Table, cell_of
 from embedcal.types import EmbedcalError
 
-_ROWS_OF_CELLS = 1 << 16
+_ROWS_OF_CELLS = 1 << 13
 _ROWS_OF_IMAGES = 256  # of a few hundred KiB each: tens of MiB
 OTHER_NAMES = {"path": "image", "y": "label"}  # the hub's names, where ours are not there
 
@@ -72,12 +76,14 @@ def table_of(held: ArrowFiles) -> Table:
     """All columns of text and numbers; the others are passed over, with a note."""
     texts = [field.name for field in held.schema if is_cells(field.type)]
     others = [field for field in held.schema if field.name not in texts]
-    columns, _ = _cells(held, texts)
+    columns, counts = _cells(held, texts)
     notes = tuple(_passed_over(field) for field in others)
-    return _table(held, columns, notes)
+    rows = _table(held, columns, notes, counts)
+    in_memory = {column: tuple(cells) for column, cells in columns.items()}
+    return Table(source=rows.source, columns=in_memory, notes=notes, names=rows.names)
 
 
-def read_arrow(held: ArrowFiles, *, root: Path | None, options: ReadOptions) -> tuple[Table, Path]:
+def read_arrow(held: ArrowFiles, *, root: Path | None, options: ReadOptions) -> tuple[Rows, Path]:
     """The table of ``held`` and the folder that its paths begin at.
 
     Where a column holds the images themselves, they are unpacked (``unpack_members``) and the
@@ -97,31 +103,29 @@ def read_arrow(held: ArrowFiles, *, root: Path | None, options: ReadOptions) -> 
     _refuse_needed(held, others, known, options)
     columns, counts = _cells(held, texts)
     if headers["split"] not in columns and options.split is None:
-        pairs = zip(held.splits() or (), counts, strict=False)
-        by_file = tuple(split for split, count in pairs for _ in range(count))
-        columns |= {headers["split"]: by_file} if len(by_file) == sum(counts) else {}
-    base = root or (held.path if held.path.is_dir() else held.path.parent)
+        splits = held.splits()
+        if splits is not None:
+            pairs = zip(splits, counts, strict=True)
+            by_file = gathered(split for split, count in pairs for _ in range(count))
+            columns[headers["split"]] = by_file
+    base = root or base_of(held.path)
     if image is not None:
         paths, base = _images(held, image, root, base)
         columns[headers["path"]] = paths
     notes = tuple(_passed_over(field) for field in others)
-    table = _table(held, columns, notes)
+    table = _table(held, columns, notes, counts)
     for ours, theirs in OTHER_NAMES.items():
         table = renamed(table, ours, theirs, options)
     return table, base
 
 
-def renamed(table: Table, ours: str, theirs: str, options: ReadOptions) -> Table:
+def renamed(table: Rows, ours: str, theirs: str, options: ReadOptions) -> Rows:
     """The table with the column ``theirs`` as ``ours`` too, where nothing else is said."""
     if ours in options.columns or ours in table.columns or theirs not in table.columns:
         return table
     names = {**table.names, ours: table.names[theirs]} if theirs in table.names else table.names
-    return Table(
-        source=table.source,
-        columns={**table.columns, ours: table.columns[theirs]},
-        notes=table.notes,
-        names=names,
-    )
+    columns = {**table.columns, ours: table.columns[theirs]}
+    return replace(table, columns=columns, names=names)
 
 
 def same_schema(first: Any, other: Any, file: Path) -> None:
@@ -245,8 +249,11 @@ def _passed_over(field: Any) -> str:
 
 
 def _table(
-    held: ArrowFiles, columns: Mapping[str, tuple[str, ...]], notes: tuple[str, ...]
-) -> Table:
+    held: ArrowFiles,
+    columns: Mapping[str, Sequence[str]],
+    notes: tuple[str, ...],
+    counts: Sequence[int],
+) -> Rows:
     from pyarrow import types
 
     names = {}
@@ -256,32 +263,33 @@ def _table(
             listed = ("False", "True")
         if listed is not None and field.name in columns:
             names[field.name] = listed
-    return Table(source=str(held.path), columns=columns, notes=notes, names=names)
+    starts = list(accumulate(counts, initial=0))[:-1]
+    place = place_in(held.files, starts) if len(held.files) > 1 else None
+    return Rows(source=str(held.path), columns=columns, notes=notes, names=names, place=place)
 
 
-def _cells(held: ArrowFiles, texts: Sequence[str]) -> tuple[dict[str, tuple[str, ...]], list[int]]:
+def _cells(held: ArrowFiles, texts: Sequence[str]) -> tuple[dict[str, Sequence[str]], list[int]]:
     """The columns as cells, and the number of rows of every file."""
-    columns: dict[str, list[str]] = {name: [] for name in texts}
+    scratch = Scratch()
+    columns = {name: TextWriter(scratch) for name in texts}
     names = {name: class_names(held.features.get(name)) for name in texts}
     counts: list[int] = []
     for file in held.files:
-        before = sum(counts)
         rows = 0
         with reading(file):
             for batch in held.batches(file, texts, _ROWS_OF_CELLS):
-                rows += batch.num_rows
                 for name in texts:
-                    values = batch.column(name).to_pylist()
-                    columns[name] += _as_cells(values, names[name])
-        for name in texts:
-            nul = next((i for i, cell in enumerate(columns[name][before:]) if "\0" in cell), None)
-            if nul is not None:
-                raise EmbedcalError(
-                    f"expected text in {printable(str(file), longest=300)}, found a NUL character "
-                    f"in '{printable(name)}' of row {nul + 1}: remove it"
-                )
+                    cells = list(_as_cells(batch.column(name).to_pylist(), names[name]))
+                    nul = next((i for i, cell in enumerate(cells) if "\0" in cell), None)
+                    if nul is not None:
+                        raise EmbedcalError(
+                            f"expected text in {printable(str(file), longest=300)}, found a NUL "
+                            f"character in '{printable(name)}' of row {rows + nul + 1}: remove it"
+                        )
+                    columns[name].extend(cells)
+                rows += batch.num_rows
         counts.append(rows)
-    return {name: tuple(cells) for name, cells in columns.items()}, counts
+    return {name: writer.done() for name, writer in columns.items()}, counts
 
 
 def _as_cells(values: Sequence[object], names: tuple[str, ...] | None) -> Iterator[str]:
@@ -293,12 +301,12 @@ def _as_cells(values: Sequence[object], names: tuple[str, ...] | None) -> Iterat
 
 def _images(
     held: ArrowFiles, column: str, root: Path | None, base: Path
-) -> tuple[tuple[str, ...], Path]:
+) -> tuple[Sequence[str], Path]:
     """Paths of the images in ``column`` and their root."""
     shown = printable(str(held.path), longest=300)
     struct = _is_struct_of_image(held.schema.field(column).type)
     if struct and not _any_bytes(held, column):
-        return tuple(path or "" for path in _field(held, column, "path")), base
+        return gathered(path or "" for path in _field(held, column, "path")), base
     if root is not None:
         raise EmbedcalError(
             f"expected no root beside {shown}, which holds its images itself, found "

@@ -13,10 +13,12 @@ from pathlib import Path
 
 from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
+from embedcal.datasets.scratch import Scratch
+from embedcal.datasets.stored_text import TextWriter
 from embedcal.types import EmbedcalError
 
-MARK = "unpacked.json"
-FORM = 1  # raised when names of the files inside, or the mark, change
+MARK, PATHS = "unpacked.json", "paths.txt"
+FORM = 2  # raised when names of the files inside, or the mark, change
 LARGEST = 1 << 30  # bytes of one image, as elsewhere in the pipeline
 _IN_A_FOLDER = 1000
 
@@ -40,7 +42,7 @@ class Members:
     """``paths`` one a row, relative to ``root``; a row without an image has a path to no file."""
 
     root: Path
-    paths: tuple[str, ...]
+    paths: Sequence[str]
 
 
 def states_of(files: Sequence[Path]) -> States:
@@ -115,21 +117,24 @@ def _unpacked(
         part = folder.parent / f".{folder.name}.part"
         shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
         try:
-            paths = []
+            written = TextWriter(Scratch())
             with _writing(folder):
                 part.mkdir()
             for row, data in enumerate(images()):
-                paths.append(_write(part, folder, row, data))
+                written.add(_write(part, folder, row, data))
                 if progress is not None:
                     progress(row + 1)
             _refuse_change(states)
+            paths = written.done()
             with _writing(folder):
-                (part / MARK).write_text(json.dumps({"files": states, "paths": paths}))
+                with (part / PATHS).open("w", encoding="ascii") as lines:
+                    lines.writelines(f"{path}\n" for path in paths)
+                (part / MARK).write_text(json.dumps({"files": states, "rows": len(paths)}))
                 part.rename(folder)
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise
-        return Members(root=folder, paths=tuple(paths))
+        return Members(root=folder, paths=paths)
     finally:
         lock.release()
 
@@ -146,16 +151,19 @@ def _finished(folder: Path) -> Members | None:
     """What an earlier call made, or None where there is nothing."""
     if not folder.exists():
         return None
+    paths = TextWriter(Scratch())
     try:
-        paths = json.loads((folder / MARK).read_text())["paths"]
-        if not (isinstance(paths, list) and all(isinstance(path, str) for path in paths)):
-            raise TypeError
+        rows = json.loads((folder / MARK).read_text())["rows"]
+        with (folder / PATHS).open(encoding="ascii") as lines:
+            paths.extend(line.rstrip("\n") for line in lines)
+        if len(paths) != rows:
+            raise ValueError
     except (OSError, ValueError, LookupError, TypeError):
         raise EmbedcalError(
             f"expected {MARK} in {folder}, found none that can be read: delete that folder and "
             "run the same command again"
         ) from None
-    return Members(root=folder, paths=tuple(paths))
+    return Members(root=folder, paths=paths.done())
 
 
 def _write(part: Path, folder: Path, row: int, data: bytes | None) -> str:

@@ -17,9 +17,9 @@ from embedcal.datasets.containers.arrow import (
     table_of,
 )
 from embedcal.datasets.containers.members import states_of
-from embedcal.datasets.containers.shards import shards_below, splits_by_name
+from embedcal.datasets.containers.shards import base_of, shards_below, splits_by_name
 from embedcal.datasets.options import ReadOptions
-from embedcal.datasets.table import Table
+from embedcal.datasets.table import Rows, Table
 from embedcal.types import EmbedcalError
 
 
@@ -32,16 +32,22 @@ def read_parquet(path: Path) -> Table:
 
 
 def read_parquet_shards(
-    path: Path, *, root: Path | None = None, options: ReadOptions | None = None
-) -> tuple[Table, Path]:
+    path: Path,
+    *,
+    root: Path | None = None,
+    options: ReadOptions | None = None,
+    shards: tuple[Path, ...] = (),
+) -> tuple[Rows, Path]:
     """A Parquet file, or a folder of them, and the folder that the table's paths begin at.
+
+    ``shards`` are the files of ``path`` where that is a pattern.
 
     The columns are those of a CSV file. A folder holds files such as
     ``train-00000-of-00002.parquet``, at its top or in ``data``; their names tell the split where
     no column does. Images may be in the files: see ``read_arrow``.
     Needs the extra ``parquet``.
     """
-    files = parquet_shards(path) if path.is_dir() else (path,)
+    files = shards or (parquet_shards(path) if path.is_dir() else (path,))
     return read_arrow(_open(path, files), root=root, options=options or ReadOptions())
 
 
@@ -63,7 +69,7 @@ def _open(path: Path, files: tuple[Path, ...]) -> ArrowFiles:
         path=path,
         files=files,
         states=states,
-        splits=lambda: splits_by_name(files, base=path if path.is_dir() else path.parent),
+        splits=lambda: splits_by_name(files, base=base_of(path)),
         schema=schema,
         features=features_of(schema),
         batches=_batches,

@@ -24,7 +24,7 @@ from embedcal.datasets.containers.members import States, states_of
 from embedcal.datasets.containers.shards import split_in
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.printable import printable
-from embedcal.datasets.table import Table
+from embedcal.datasets.table import Rows
 from embedcal.types import EmbedcalError
 
 DICT, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
@@ -38,7 +38,7 @@ def is_saved(folder: Path) -> bool:
 
 def read_saved(
     folder: Path, *, root: Path | None = None, options: ReadOptions | None = None
-) -> tuple[Table, Path]:
+) -> tuple[Rows, Path]:
     """A directory written by ``save_to_disk``, and the folder that the table's paths begin at.
 
     ``image`` (bytes or paths) and ``label`` stand for ``path`` and ``y`` unless

@@ -1,7 +1,7 @@
 """WebDataset shards: tar files in which the members of one sample share the start of their names.
 
-Read with the standard library. Nothing is extracted by name: a first pass takes the labels and
-notes where each image lies, and the images' bytes are then copied out under names of our own.
+Read with the standard library. Nothing is extracted by name: a first pass takes the labels, and a
+second copies the images' bytes out under names of our own. Of each pass one shard is in memory.
 """
 
 from __future__ import annotations
@@ -9,17 +9,26 @@ from __future__ import annotations
 import json
 import re
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
 
 from embedcal.datasets.containers.members import LARGEST, states_of, unpack_members
-from embedcal.datasets.containers.shards import shards_below, split_in, splits_by_name
+from embedcal.datasets.containers.shards import (
+    base_of,
+    place_in,
+    shards_below,
+    split_in,
+    splits_by_name,
+)
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.printable import printable
-from embedcal.datasets.table import IMAGE_SUFFIXES, Table, cell_of
+from embedcal.datasets.scratch import Scratch
+from embedcal.datasets.stored_text import ColumnsWriter, TextWriter, gathered
+from embedcal.datasets.table import IMAGE_SUFFIXES, Rows, cell_of
 from embedcal.types import EmbedcalError
 
 LABELS = ("cls", "label")  # what stands for y where there is no y, in this order
@@ -35,6 +44,26 @@ class _Sample:
     key: str
     cells: dict[str, str] = field(default_factory=dict)
     image: tuple[str, int, int] | None = None  # its member, where its bytes begin, their number
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Labels:
+    """What the first pass found of the samples that hold an image, shard after shard.
+
+    ``starts`` holds the first row of each shard; ``keys`` and each column have one cell a row.
+    """
+
+    shards: tuple[Path, ...]
+    starts: tuple[int, ...]
+    keys: Sequence[str]
+    columns: dict[str, Sequence[str]]
+    notes: tuple[str, ...]
+
+    def spread(self, texts: Sequence[str]) -> Iterator[str]:
+        """One text a shard, for each of its rows."""
+        ends = (*self.starts[1:], len(self.keys))
+        for text, start, end in zip(texts, self.starts, ends, strict=True):
+            yield from repeat(text, end - start)
 
 
 def webdataset_shards(path: Path) -> tuple[Path, ...]:
@@ -56,9 +85,15 @@ def webdataset_shards(path: Path) -> tuple[Path, ...]:
 
 
 def read_webdataset(
-    path: Path, *, root: Path | None = None, options: ReadOptions | None = None
-) -> tuple[Table, Path]:
+    path: Path,
+    *,
+    root: Path | None = None,
+    options: ReadOptions | None = None,
+    shards: tuple[Path, ...] = (),
+) -> tuple[Rows, Path]:
     """A ``.tar`` shard or a folder of them, and the folder that the table's paths begin at.
+
+    ``shards`` are the files of ``path`` where that is a pattern.
 
     A sample is all members of a shard whose names are equal up to the first dot of the base name.
     Its image is the member with an image's suffix; its cells are those of the object in ``.json``
@@ -67,7 +102,8 @@ def read_webdataset(
     what the shard's name or its folder's tells. ``id`` is the cell of that name, else the shard
     and the sample's key. Samples without an image are passed over with a note.
 
-    The images are unpacked, see ``members``: that takes as much room again.
+    The images are unpacked, see ``members``: that takes as much room again. In memory there is one
+    shard's worth of labels at a time.
 
     Raises EmbedcalError for a shard that is cut short or damaged, labels that are no text or no
     JSON object, two images in a sample, a root, and members that are links, devices, absolute
@@ -75,7 +111,7 @@ def read_webdataset(
     """
     options = options or ReadOptions()
     shown = printable(str(path), longest=300)
-    shards = webdataset_shards(path) if path.is_dir() else (path,)
+    shards = shards or (webdataset_shards(path) if path.is_dir() else (path,))
     if not shards:
         raise EmbedcalError(f"expected .tar shards in {shown}, found none: check the folder")
     if root is not None:
@@ -83,53 +119,67 @@ def read_webdataset(
             f"expected no root beside {shown}, which holds its images itself, found "
             f"{printable(str(root), longest=300)}: leave it out"
         )
-    base = path if path.is_dir() else path.parent
     states = states_of(shards)
-    samples = [sample for shard in shards for sample in _samples(shard)]
-    with_image = [sample for sample in samples if sample.image is not None]
-    if not with_image:
+    found = _labels(shards)
+    if not len(found.keys):
         raise EmbedcalError(
             f"expected samples with images in {shown}, found none: check the shards"
         )
-    notes = []
-    if len(with_image) < len(samples):
-        first = next(sample for sample in samples if sample.image is None)
-        notes.append(
-            f"{len(samples) - len(with_image):,} samples hold no image and are passed over; the "
-            f"first is '{printable(first.key)}' in {printable(first.shard.name)}"
-        )
-    columns = _columns(with_image, shards, base, options)
-    members = unpack_members(lambda: _images(with_image), name=path.resolve().name, states=states)
+    columns = _columns(found, base_of(path), options)
+    members = unpack_members(lambda: _images(shards), name=path.resolve().name, states=states)
     columns[options.columns.get("path", "path")] = members.paths
-    return Table(source=str(path), columns=columns, notes=tuple(notes)), members.root
+    place = place_in(shards, found.starts, found.keys)
+    table = Rows(source=str(path), columns=columns, notes=found.notes, place=place)
+    return table, members.root
 
 
-def _columns(
-    samples: list[_Sample], shards: tuple[Path, ...], base: Path, options: ReadOptions
-) -> dict[str, tuple[str, ...]]:
-    """The cells of all samples by column, a cell that a sample lacks being blank."""
-    names = dict.fromkeys(name for sample in samples for name in sample.cells)
-    columns = {name: tuple(s.cells.get(name, "") for s in samples) for name in names}
+def _labels(shards: tuple[Path, ...]) -> _Labels:
+    """The first pass."""
+    columns, keys = ColumnsWriter(), TextWriter(Scratch())
+    starts: list[int] = []
+    without, first = 0, ""
+    for shard in shards:
+        starts.append(len(keys))
+        for sample in _samples(shard):
+            if sample.image is not None:
+                columns.add(sample.cells)
+                keys.add(sample.key)
+                continue
+            first = first or f"'{printable(sample.key)}' in {printable(shard.name)}"
+            without += 1
+    note = f"{without:,} samples hold no image and are passed over; the first is {first}"
+    return _Labels(
+        shards=shards,
+        starts=tuple(starts),
+        keys=keys.done(),
+        columns=columns.done(),
+        notes=(note,) if without else (),
+    )
+
+
+def _columns(found: _Labels, base: Path, options: ReadOptions) -> dict[str, Sequence[str]]:
+    """The cells of all samples by column, with the label, split and id that names tell."""
+    columns = dict(found.columns)
     label = next((name for name in ("y", *LABELS) if name in columns), None)
     if "y" not in options.columns and label is not None:
         columns["y"] = columns[label]
     split = options.columns.get("split", "split")
     if options.split is None and not all(columns.get(split, ("",))):
-        named = splits_by_name(shards, base=base)
-        by_shard: Mapping[Path, str] = dict(zip(shards, named or (), strict=False))
+        named = splits_by_name(found.shards, base=base)
         if named is not None:
-            old = columns.get(split, ("",) * len(samples))
-            pairs = zip(old, samples, strict=True)
-            columns[split] = tuple(cell or by_shard[sample.shard] for cell, sample in pairs)
+            old = columns.get(split, repeat("", len(found.keys)))
+            pairs = zip(old, found.spread(named), strict=True)
+            columns[split] = gathered(cell or own for cell, own in pairs)
     key = options.columns.get("id", "id")
     if key not in columns:
-        places = ((s.shard.relative_to(base).with_suffix(""), s.key) for s in samples)
-        columns[key] = tuple(f"{shard.as_posix()}/{name}" for shard, name in places)
+        stems = [s.relative_to(base).with_suffix("").as_posix() for s in found.shards]
+        pairs = zip(found.spread(stems), found.keys, strict=True)
+        columns[key] = gathered(f"{stem}/{name}" for stem, name in pairs)
     return columns
 
 
-def _samples(shard: Path) -> list[_Sample]:
-    """Every sample of a shard in order, its labels read and its image found."""
+def _samples(shard: Path, *, labels: bool = True) -> list[_Sample]:
+    """Every sample of a shard in order, its image found and its labels read, unless without."""
     samples: dict[str, _Sample] = {}
     with _reading(shard), shard.open("rb") as file:
         for member in _members(file, shard):
@@ -146,6 +196,8 @@ def _samples(shard: Path) -> list[_Sample]:
                 if member.size > LARGEST:
                     raise _odd(shard, member.name, "above 1 GiB")
                 sample.image = (member.name, member.offset_data, member.size)
+                continue
+            if not labels:
                 continue
             if member.size > _LARGEST_LABEL:
                 raise _odd(shard, member.name, f"{member.size:,} bytes long, too much for a label")
@@ -229,18 +281,16 @@ def _json(text: str, shard: Path, name: str) -> dict[str, str]:
     }
 
 
-def _images(samples: list[_Sample]) -> Iterator[bytes]:
-    """The images' bytes, shard by shard."""
-    at = 0
-    while at < len(samples):
-        shard = samples[at].shard
+def _images(shards: tuple[Path, ...]) -> Iterator[bytes]:
+    """The second pass: the images' bytes, shard by shard.
+
+    Where they lie is found anew: to look costs less than to remember it of every row.
+    """
+    for shard in shards:
+        places = [s.image for s in _samples(shard, labels=False) if s.image is not None]
         with _reading(shard), shard.open("rb") as file:
-            while at < len(samples) and samples[at].shard == shard:
-                sample = samples[at]
-                assert sample.image is not None
-                _, start, size = sample.image
+            for _, start, size in places:
                 yield _bytes(file, start, size)
-                at += 1
 
 
 def _bytes(file: IO[bytes], start: int, size: int) -> bytes:

@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from embedcal.cores import whole_cores
 from embedcal.grids.engines.base import Report
 from embedcal.grids.jobs import Job, Record, Site, do, plan
 from embedcal.grids.settings import Setting
@@ -24,10 +25,8 @@ DEATHS = 3  # of a worker over one job, after which the job is to blame
 
 
 def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    """Cores that this process may use, by affinity and by quota."""
+    return whole_cores()
 
 
 def run(

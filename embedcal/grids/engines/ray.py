@@ -2,7 +2,8 @@
 
 Nothing needs a shared file system but tokens, which stay in the cache's file. What a run reads of
 a cache beside its features (text, projection, names) is a few megabytes and sent as values; so is
-the folder of a run that others start from. Each run is a task of one core and one thread; its
+the folder of a run that others start from. Environments that a rule judges by are inferred here,
+once, and sent. Each run is a task of one core and one thread; its
 folder is made in a temporary one of its node and stored whole by this process, which alone holds
 claims, and only for what is under way.
 """
@@ -12,23 +13,21 @@ from __future__ import annotations
 import copy
 import os
 import platform
-import secrets
-import shutil
-import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from embedcal import __version__
 from embedcal.cache import CacheMeta, FeatureCache, open_cache
+from embedcal.fitting import environments_of
 from embedcal.grids.engines.base import Report
+from embedcal.grids.engines.cluster import cluster as cluster
 from embedcal.grids.engines.parcels import Files, pack, unpack
-from embedcal.grids.engines.processes import cores
 from embedcal.grids.jobs import Job, Record, Site, do, fail, found, plan, staged_site, stages
 from embedcal.grids.settings import Setting
 from embedcal.runs import append, claim
@@ -46,23 +45,12 @@ from embedcal.types import (
 )
 from embedcal.workbench import Workbench
 
+if TYPE_CHECKING:
+    from embedcal.environments import Environments
+
 AHEAD = 2  # runs sent for each core: while one is done, the next is on its way
 RETRIES = 3  # after a worker or its node died; then the run is to blame
-ROOM = 200 << 20  # bytes of a local object store beside the features: runs on their way back
 POLL = 0.3  # seconds between looks at a stage that another process is doing
-
-# Ray's own defaults for a cluster on this machine alone would listen to the network and report to
-# its makers.
-LOCAL = {
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-}
-
-
-# Who may talk to such a cluster: Ray reads this once, when it is imported, so that what held then
-# must hold ever after. Empty where somebody else imported it: then it is as they had it.
-_access: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,12 +126,16 @@ def known_of(on: Workbench) -> Known:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """One run as it is sent: what to do, and the text of a method that is a user's own file."""
+    """One run as it is sent: what to do, and the text of a method that is a user's own file.
+
+    ``before`` is the folder of the same run where it is done, but kept nothing under the rule.
+    """
 
     setting: Setting
     seed: int
     site: Site
     source: bytes = b""
+    before: Files = field(default_factory=dict)
     version: str = __version__
 
 
@@ -154,7 +146,8 @@ def run(
 
     The latter has ``workers`` cores, by default all, and is gone afterwards; on a cluster that was
     there ``workers`` limits the runs at once. A run whose worker dies is begun again, three times
-    at most. EmbedcalError where Ray is missing, or where an accelerator is asked for.
+    at most. EmbedcalError where Ray is missing, where an accelerator is asked for, or where the
+    probe of environments fails.
     """
     if site.device not in ("auto", "cpu"):
         raise EmbedcalError(
@@ -174,12 +167,28 @@ def run(
             work=ray.remote(num_cpus=1, max_retries=RETRIES)(perform),
             shared=ray.put(shared),
             known=ray.put(known_of(on)),
+            environments=ray.put(_environments(jobs, site, on)),
             cores=min(workers or there, there),
         )
         crew.do(jobs, site, report)
 
 
-def perform(order: Order, shared: Shared, known: Known, stage: Mapping[str, Files]) -> Any:
+def _environments(jobs: Sequence[Job], site: Site, on: Workbench) -> Environments | None:
+    """What a rule of any of the jobs judges by; its probe lies in the grid's folder, as ever."""
+    place = site.place(on, 0, "sequential")
+    asked = {
+        rule for job in jobs for rule in site.place(on, job.seed, "").rules(job.method, site.rule)
+    }
+    return environments_of(asked, place)
+
+
+def perform(
+    order: Order,
+    shared: Shared,
+    known: Known,
+    stage: Mapping[str, Files],
+    environments: Environments | None = None,
+) -> Any:
     """On a node: do one run in a temporary folder; its record and the files of its folder."""
     import torch
 
@@ -192,7 +201,7 @@ def perform(order: Order, shared: Shared, known: Known, stage: Mapping[str, File
     with tempfile.TemporaryDirectory(prefix="embedcal-") as name:
         folder = Path(name)
         os.environ["EMBEDCAL_HOME"] = str(folder / "home")  # what is remembered, the driver notes
-        site = replace(order.site, folder=folder / "runs")
+        site = replace(order.site, folder=folder / "runs", environments=environments)
         for first, files in stage.items():
             unpack(files, site.folder / first)
         setting = order.setting
@@ -202,6 +211,8 @@ def perform(order: Order, shared: Shared, known: Known, stage: Mapping[str, File
             setting = replace(setting, method=str(own))
         on = workbench(cast(FeatureCache, known), site.attributes, shared)
         (job,) = plan([setting], [order.seed], site, on)
+        if order.before:
+            unpack(order.before, site.folder / job.id)
         record = do(job, site, on, "ray")
         return record, pack(site.folder / job.id)
 
@@ -228,6 +239,7 @@ class _Crew:
     work: Any
     shared: Any
     known: Any
+    environments: Any
     cores: int
     _stages: dict[str, Any] = field(default_factory=dict)  # a run's id -> its files in the store
 
@@ -279,14 +291,16 @@ class _Crew:
                     time.sleep(POLL)
 
     def _send(self, job: Job, site: Site) -> Any:
-        own = Path(job.setting.method)
+        own, folder = Path(job.setting.method), site.folder / job.id
         order = Order(
             setting=job.setting,
             seed=job.seed,
             site=site,
             source=own.read_bytes() if own.suffix == ".py" else b"",
+            before=pack(folder) if (folder / "run.json").is_file() else {},
         )
-        return self.work.remote(order, self.shared, self.known, self._stage(job, site))
+        stage = self._stage(job, site)
+        return self.work.remote(order, self.shared, self.known, stage, self.environments)
 
     def _stage(self, job: Job, site: Site) -> Any:
         """The stored run that a job starts from, put into the store once.
@@ -324,75 +338,3 @@ class _Crew:
         if record["status"] == "done":
             log(self.on.cache.fingerprint, job.id, record["rules"])
         return cast(Record, record)
-
-
-@contextmanager
-def cluster(workers: int | None, size: int) -> Iterator[Any]:
-    """Ray, connected to a cluster that is there, or to one that lasts as long as the block."""
-    with ExitStack() as ends:
-        address = os.environ.get("RAY_ADDRESS") or _started()
-        if not address:
-            temporary = ends.enter_context(_local_environment())
-        try:
-            import ray
-        except ImportError:
-            _access.clear()
-            raise EmbedcalError(
-                "expected Ray for --engine ray, found it missing: pip install 'embedcal[ray]', or "
-                "use --engine processes"
-            ) from None
-        if ray.is_initialized():  # the caller's own connection: neither made nor ended here
-            yield ray
-            return
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
-        if address:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise EmbedcalError(
-                    f"expected a Ray cluster at {address}, found: {reason}: start it, or unset "
-                    "RAY_ADDRESS (after ray start: ray stop) to use this machine alone"
-                ) from None
-        else:
-            ray.init(
-                address="local",
-                num_cpus=workers or cores(),
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=size * 5 // 4 + ROOM,
-                _temp_dir=temporary,
-                **quiet,
-            )
-        ends.callback(ray.shutdown)
-        yield ray
-
-
-def _started() -> str | None:
-    """The address that ``ray start`` leaves on a machine of its cluster."""
-    with suppress(OSError):
-        return (Path(tempfile.gettempdir()) / "ray" / "ray_current_cluster").read_text().strip()
-    return None
-
-
-@contextmanager
-def _local_environment() -> Iterator[str]:
-    """Ray's variables for a cluster of this machine alone, and a folder for its sockets.
-
-    Their paths hold 107 bytes, which a user's own temporary folder may leave no room for.
-    """
-    short = Path("/tmp") if Path("/tmp").is_dir() else None
-    if "ray" not in sys.modules:
-        _access.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
-    ours = {**LOCAL, **_access}
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    folder = tempfile.mkdtemp(prefix="ec-", dir=short)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value

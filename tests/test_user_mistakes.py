@@ -1,0 +1,193 @@
+"""Mistakes that a newcomer makes, in Python and in the shell: one line each, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import embedcal
+from embedcal.cache import FeatureCache, open_cache
+from embedcal.grids import seeds_of
+from embedcal.interchange.predictions import find_run
+from embedcal.types import EmbedcalError
+
+api: Any = embedcal  # what is wrong on purpose is wrong for a type checker too
+
+
+@pytest.fixture
+def cache(birds: Path) -> Any:
+    with open_cache(birds) as opened:
+        yield opened
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cache: api.fit("erm", str(cache.meta.path)),
+        lambda cache: api.fit("erm", None),
+        lambda cache: api.grid(["erm"], str(cache.meta.path)),
+    ],
+)
+def test_a_path_in_place_of_an_open_cache(call: Callable[[FeatureCache], Any], cache: Any) -> None:
+    with pytest.raises(EmbedcalError, match=r"expected an open cache, found .*embedcal\.open"):
+        call(cache)
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "3", True, 1 << 63, 10**30, None])
+def test_what_is_no_seed_is_one_line(seed: Any, cache: FeatureCache, tmp_path: Path) -> None:
+    for call in (
+        lambda: api.fit("zeroshot", cache, seed=seed, out=tmp_path),
+        lambda: seeds_of([0, seed]),
+    ):
+        with pytest.raises(EmbedcalError, match=r"expected a seed from 0 to 2\*\*63 - 1, found"):
+            call()
+
+
+@pytest.mark.parametrize("seeds", [0, 10**11, [], "12"])
+def test_what_are_no_seeds_is_one_line(seeds: Any) -> None:
+    with pytest.raises(EmbedcalError, match="seeds"):
+        seeds_of(seeds)
+
+
+def test_numbers_of_numpy_are_seeds(cache: FeatureCache, tmp_path: Path) -> None:
+    int_of_numpy: Any = np.int64(3)
+    assert seeds_of(int_of_numpy) == (0, 1, 2)
+    assert seeds_of(np.array([4, 1, 4])) == (4, 1)
+    mine, theirs = (
+        api.fit("erm", cache, epochs=1, seed=seed, out=tmp_path) for seed in (3, int_of_numpy)
+    )
+    assert mine.id == theirs.id
+    assert theirs.reused
+
+
+@pytest.mark.parametrize("images", [np.zeros((2, 3)), b"ab", [1, 2]])
+def test_images_that_are_no_paths(images: Any, cache: FeatureCache, tmp_path: Path) -> None:
+    run = api.fit("zeroshot", cache, out=tmp_path / "runs")
+    with pytest.raises(EmbedcalError, match="expected paths of images, found"):
+        api.predict(run, images, cache=cache)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "other"])
+def test_damaged_predictions_are_one_line(damage: str, cache: FeatureCache, tmp_path: Path) -> None:
+    from safetensors import numpy as tensors
+
+    run = api.fit("zeroshot", cache, out=tmp_path)
+    file = run.folder / "predictions.safetensors"
+    if damage == "cut":
+        file.write_bytes(file.read_bytes()[:200])
+    elif damage == "text":
+        file.write_text("no tensors")
+    else:
+        stored: Any = tensors
+        stored.save_file({"else": np.zeros(3)}, file)
+    calls: list[Callable[[], object]] = [lambda: run.strata("val")]
+    if damage != "other":
+        calls.append(run.all_predictions)
+    for call in (*calls, lambda: run.logits("none", "val")):
+        with pytest.raises(EmbedcalError, match=r"found it damaged .* fit it again"):
+            call()
+
+
+def test_lines_of_results_that_are_a_folder(cache: FeatureCache, tmp_path: Path) -> None:
+    api.fit("zeroshot", cache, out=tmp_path)
+    (tmp_path / "results.jsonl").unlink()
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises(EmbedcalError, match="expected lines of results"):
+        api.fit("zeroshot", cache, out=tmp_path)
+
+
+def test_a_folder_to_merge_into_that_is_a_file(cache: FeatureCache, tmp_path: Path) -> None:
+    api.fit("zeroshot", cache, out=tmp_path / "a")
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(EmbedcalError, match="expected to write into"):
+        api.merge([tmp_path / "a"], tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_last_is_a_run_of_this_cache_and_not_of_another_of_its_name(
+    birds: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "one" / birds.name
+    other.parent.mkdir()
+    shutil.copy(birds, other)
+    with open_cache(other) as cache:
+        mine = api.fit("zeroshot", cache)
+    read = api.ReadOptions(rows=220, seed=5)
+    second = tmp_path / "two" / birds.name
+    api.cache("birds", backbone="tiny", read=read, out=second)
+    with open_cache(second) as cache:
+        theirs = api.fit("zeroshot", cache)
+    assert find_run("last", other).id == mine.id
+    assert find_run("last", second).id == theirs.id
+    with pytest.raises(EmbedcalError, match="expected a run, found none"):
+        find_run("", other)
+
+
+def test_counts_of_classes_without_rows_of_train(cache: FeatureCache, tmp_path: Path) -> None:
+    from embedcal.answers.caches import info_record, info_report
+    from embedcal.cache import import_features
+
+    rng = np.random.default_rng(0)
+    path = import_features(
+        rng.normal(size=(8, 4)), np.zeros(8, int), np.full(8, 2), {"place": np.arange(8) % 2},
+        out=tmp_path / "test-only.h5",
+    )  # fmt: skip
+    with open_cache(path) as opened:
+        counts = info_record(opened)["groups"]["counts"]
+        assert [len(each) for each in counts.values()] == [len(opened.group_names())] * 3
+        assert sum(counts["test"]) == 8
+        assert info_report(opened) is not None
+
+
+@pytest.mark.parametrize("counts", [[np.nan, 2, 1, 1], [-1, 2, 1, 1], [0, 0, 0, 0]])
+def test_training_counts_that_are_none(counts: list[float]) -> None:
+    y, groups = np.array([0, 1, 0, 1]), np.array([0, 1, 1, 0])
+    with pytest.raises(EmbedcalError, match="training counts"):
+        api.evaluate(y, y, groups, train_group_counts=np.array(counts))
+
+
+def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_output_without_room_is_one_line() -> None:
+    done = run(f"{sys.executable} -m embedcal methods --json > /dev/full")
+    assert done.returncode == 2
+    assert done.stderr.startswith("embedcal: expected room to write")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["fit --help", "methods --json", "methods"])
+def test_a_reader_that_goes_away_is_no_error(words: str) -> None:
+    done = run(f"set -o pipefail; {sys.executable} -m embedcal {words} | true")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_terminal_without_our_signs(birds: Path, tmp_path: Path) -> None:
+    with open_cache(birds) as cache:
+        api.grid(["erm:epochs=1"], cache, seeds=2, out=tmp_path / "g")
+    done = run(f"{sys.executable} -m embedcal compare {tmp_path / 'g'}", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert "erm" in done.stdout
+
+
+def test_a_broken_width_is_no_width() -> None:
+    for columns in ("0", "-3", "x"):
+        done = run(f"{sys.executable} -m embedcal methods", COLUMNS=columns)
+        assert "group-dro" in done.stdout, columns
