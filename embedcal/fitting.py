@@ -10,6 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embedcal import __version__
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
@@ -254,7 +256,14 @@ def configure(name: str, options: Mapping[str, Any]) -> Method:
             near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
             hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
             raise EmbedcalError(f"expected an option of {cls.name}, found '{key}': {hint}")
-    return cls(**options)
+    return cls(**{key: _plain(value) for key, value in options.items()})
+
+
+def _plain(value: Any) -> Any:
+    """A number of NumPy as Python's own, a list as a tuple: a grid of a script's own has them."""
+    if isinstance(value, list):
+        return tuple(map(_plain, value))
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def run(method: Method, wanted: Rule, place: Place) -> Run:

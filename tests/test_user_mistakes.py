@@ -68,6 +68,70 @@ def test_numbers_of_numpy_are_seeds(cache: FeatureCache, tmp_path: Path) -> None
     assert theirs.reused
 
 
+def test_options_may_be_numbers_of_numpy_and_lists(cache: FeatureCache) -> None:
+    from embedcal.fitting import configure
+
+    given = {"epochs": np.int64(2), "lr": np.float64(1e-3)}
+    assert configure("erm", given) == configure("erm", {"epochs": 2, "lr": 1e-3})
+    assert configure("dfr", {"c": [1.0, np.float64(0.1)]}) == configure("dfr", {"c": (1.0, 0.1)})
+    for c in ((float("nan"),), (float("inf"), 1.0), (0.0,), ()):
+        with pytest.raises(EmbedcalError, match="expected --c to be positive numbers"):
+            configure("dfr", {"c": c})
+
+
+def test_a_figure_and_its_csv_are_two_files(tmp_path: Path) -> None:
+    from embedcal.answers.mapping import check_places
+
+    check_places(tmp_path / "m.png", tmp_path / "m.csv")
+    with pytest.raises(EmbedcalError, match="expected two files"):
+        check_places(tmp_path / "m.png", tmp_path / "m.png")
+
+
+def test_nobody_is_told_to_unpickle(tmp_path: Path) -> None:
+    for name in ("x.npz", "x.npy"):
+        np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+        (tmp_path / name).write_bytes((tmp_path / "objects.npy").read_bytes())
+        with pytest.raises(EmbedcalError, match=r"found (pickled objects|Array can't)") as caught:
+            api.import_from(tmp_path / name, out=tmp_path / "c.h5")
+        assert "allow_pickle" not in str(caught.value)
+
+
+@pytest.mark.parametrize("draws", [-1, 10**12])
+def test_draws_that_cannot_be_made(draws: Any) -> None:
+    y = np.array([0, 1, 0, 1])
+    with pytest.raises(EmbedcalError, match="draws"):
+        api.evaluate(y, y, y, draws=draws)
+
+
+def test_a_home_that_cannot_be_written_costs_no_answer(cache: FeatureCache, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = run(
+        f"{sys.executable} -m embedcal fit zeroshot --cache {cache.meta.path} --json "
+        f"--out {tmp_path / 'runs'}",
+        EMBEDCAL_HOME=str(tmp_path / "file"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert '"method": "zeroshot"' in done.stdout
+
+
+def test_a_split_and_boxes_of_the_command_line_reach_the_reader(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for row in range(12):
+        Image.new("RGB", (40, 40), (20 * row, 0, 0)).save(tmp_path / f"{row}.png")
+    lines = [f"{row}.png,{'ab'[row % 2]}" for row in range(12)]
+    (tmp_path / "x.csv").write_text("\n".join(["path,y", *lines]) + "\n")
+    asked = f"{sys.executable} -m embedcal cache {tmp_path / 'x.csv'} --backbone tiny"
+    asked += f" --templates simple --out {tmp_path / 'x.h5'}"
+    done = run(f"{asked} --split 0.5,0.25,0.25 --split-seed 3")
+    assert done.returncode == 0, done.stderr
+    with open_cache(tmp_path / "x.h5") as opened:
+        assert [len(opened.split(split)) for split in ("train", "val", "test")] == [6, 3, 3]  # type: ignore[arg-type]
+    for more in ("--split nonsense", "--split 0.5,0.25,0.25 --boxes nothere.json"):
+        done = run(f"{asked} {more}")
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), more
+
+
 @pytest.mark.parametrize("images", [np.zeros((2, 3)), b"ab", [1, 2]])
 def test_images_that_are_no_paths(images: Any, cache: FeatureCache, tmp_path: Path) -> None:
     run = api.fit("zeroshot", cache, out=tmp_path / "runs")

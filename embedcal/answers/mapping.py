@@ -27,6 +27,8 @@ def check_places(out: Path, points: Path | None) -> None:
         raise EmbedcalError(
             f"expected a figure that ends in {', '.join(FIGURES)}, found {out.name}: rename it"
         )
+    if points is not None and points.absolute() == out.absolute():
+        raise EmbedcalError(f"expected two files, found {out} for figure and CSV: name another")
     for path in (out, *([] if points is None else [points])):
         if not path.absolute().parent.is_dir():
             raise EmbedcalError(

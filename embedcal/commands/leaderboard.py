@@ -60,7 +60,8 @@ def leaderboard(
         bool, typer.Option("--default-grid", help="every setting of each method's own grid")
     ] = False,
     grid: Annotated[
-        Path | None, typer.Option(help="a TOML file of [[runs]] in place of their own grids")
+        Path | None,
+        typer.Option("--grid", "--file", help="a TOML file of [[runs]] in place of their grids"),
     ] = None,
     options: Annotated[
         list[str] | None,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
-from contextlib import suppress
 from pathlib import Path
 
-from embedcal.types import EmbedcalError
+log = logging.getLogger(__name__)
 
 
 def data_dir() -> Path:
@@ -25,7 +25,10 @@ def data_dir() -> Path:
 
 
 def remember(what: str, path: str | Path) -> None:
-    """Remember ``path`` as the ``cache``, ``grid`` or ``run`` used last; whole or not at all."""
+    """Remember ``path`` as the ``cache``, ``grid`` or ``run`` used last; whole or not at all.
+
+    Where nothing can be written it is said and not remembered: what was made is there all the same.
+    """
     folder = data_dir()
     name = f"last-{what}.json"
     text = json.dumps({what: str(Path(path).expanduser().absolute())})
@@ -40,10 +43,10 @@ def remember(what: str, path: str | Path) -> None:
             Path(temporary).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise EmbedcalError(
-            f"expected to write into {folder}, found: {error.strerror}: "
-            "set EMBEDCAL_HOME to a folder that can be written"
-        ) from None
+        log.warning(
+            "the last %s is not remembered, since %s cannot be written (%s): set EMBEDCAL_HOME to "
+            "a folder that can be", what, folder, error.strerror,
+        )  # fmt: skip
 
 
 def remembered(what: str) -> Path | None:
@@ -66,9 +69,8 @@ def remembered_at(what: str) -> int:
 
 
 def remember_last_cache(path: str | Path) -> None:
-    """Remember ``path`` as the cache used last, where anything can be remembered."""
-    with suppress(EmbedcalError):
-        remember("cache", path)
+    """Remember ``path`` as the cache used last."""
+    remember("cache", path)
 
 
 def last_cache() -> Path | None:

@@ -35,6 +35,7 @@ from embedcal.types import EmbedcalError, FloatArray
 Interval = tuple[float, float]
 
 DRAWS = 2000
+MOST_DRAWS = 1_000_000
 TAIL = 0.025
 PSEUDO = 0.5  # weight of each pseudo image: Jeffreys' prior
 
@@ -68,6 +69,8 @@ def bootstrap(
             f"expected one row a run and one column for each of the {len(cells)} labels, found "
             f"shape {correct.shape}: pass predictions of the split that the labels belong to"
         )
+    if not isinstance(draws, int) or not 1 <= draws <= MOST_DRAWS:
+        raise EmbedcalError(f"expected 1 to {MOST_DRAWS:,} draws, found {draws}: take {DRAWS:,}")
     estimate = _over_runs(statistics(cells.totals(correct), cells))
     drawn = _over_runs(statistics(resample(correct, cells, draws, seed), cells))
     # One pass over all statistics side by side: (draws, k) -> (2, k).

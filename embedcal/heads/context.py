@@ -45,11 +45,8 @@ class ContextHead(Head):
         )
         return found
 
-    def contexts_of(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n Z"]:
-        """log P(z|x)."""
-        return self._contexts(x, self.scores(x))
-
     def _contexts(self, x: Tensor, scores: Tensor) -> Tensor:
+        """log P(z|x)."""
         if self.contexts is None:
             about = torch.logsumexp(scores / self.temperature, dim=1)
         else:

@@ -53,7 +53,8 @@ def load_head(path: Path) -> Head:
         return HEADS[name].from_state(state, _config(metadata.get("config", "")))
     except EmbedcalError as error:
         raise EmbedcalError(
-            f"{error}, in {path}: the file is damaged, or embedcal did not write it; fit again"
+            f"{error}, in {path}: the file is damaged, or embedcal did not write it; delete "
+            "the run's folder and fit it again"
         ) from None
 
 

@@ -253,6 +253,8 @@ def _plain(tensor: Tensor) -> Any:
 def unreadable(what: str, path: Path, error: BaseException) -> EmbedcalError:
     """One line for a file that is not what its name says."""
     told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    if "pickle" in told:  # NumPy goes on to say how to load it all the same
+        told = "pickled objects, or another kind of file"
     found = printable(" ".join(told.split()) or type(error).__name__, longest=200)
     return EmbedcalError(
         f"expected {what} at {printable(str(path), longest=300)}, found {found}: check the file"

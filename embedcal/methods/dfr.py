@@ -152,6 +152,7 @@ class DFR(Solver):
     """
 
     name = "dfr"
+    revision = 2  # the scaler of train's variant, and weights of more than two classes
     variants = ("val", "train")
 
     variant: str = option("val", "balanced subsets of val, or of train")

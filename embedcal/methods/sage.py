@@ -56,6 +56,10 @@ class SAGE(FromBanks):
             raise EmbedcalError(f"expected --keep of 0 or more, found {self.keep}")
 
     @property
+    def random(self) -> bool:  # type: ignore[override]
+        return self.scope == "random"
+
+    @property
     def head_name(self) -> str:
         return "templates" if self.scope == "image" else "linear"
 

@@ -110,6 +110,25 @@ def test_a_failed_run_is_recorded_and_the_rest_goes_on(cache, tmp_path, fitted) 
     assert retried.best == found.best
 
 
+def test_a_second_look_that_fails_leaves_a_finished_run_finished(
+    cache, tmp_path, monkeypatch
+) -> None:
+    from embedcal.grids import jobs
+
+    grid([ERM], cache, out=tmp_path, seeds=1, **PLAIN)
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no second look")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(jobs, "fit_new", broken)
+        found = grid([ERM], cache, out=tmp_path, seeds=1, select="val.env", **PLAIN)
+        assert [record["status"] for record in found.records] == ["failed"] * len(found.records)
+    again = grid([ERM], cache, out=tmp_path, seeds=1, **PLAIN)
+    assert again.done
+    assert not again.failed
+
+
 def test_a_bug_in_a_run_is_a_record_with_its_traceback(cache, tmp_path, monkeypatch) -> None:
     def stumble(*args, **kwargs):
         raise ZeroDivisionError("two\nlines")

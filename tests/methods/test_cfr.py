@@ -12,7 +12,7 @@ import torch
 from worlds import D, embed, nrm, small_task
 
 from embedcal.cache import BuildOptions, open_cache
-from embedcal.fitting import fit
+from embedcal.fitting import configure, fit
 from embedcal.heads import ClipHead, prototypes
 from embedcal.methods.base import Staged
 from embedcal.methods.cfr import CFR
@@ -346,3 +346,27 @@ def test_neighbours_in_token_space_come_from_the_file(tmp_path: Path, birds: Pat
             "cfr", cache, neg="nns", space="tokens", calibration="zeroshot", epochs=1, out=tmp_path
         )
         assert 0 <= run.test["worst_group"] <= 1
+
+
+def test_what_fills_up_neighbours_erases_none() -> None:
+    """-1 stands where a row has fewer than N neighbours; the first drawn one stays one of its."""
+    from types import SimpleNamespace
+
+    from embedcal.methods._cfr_contrast import Kind, State, _drawn_negatives
+
+    near = torch.tensor([[7, -1, 9], [3, 9, -1], [-1, -1, -1]])
+    state = State(*[torch.zeros(0)] * 2, torch.arange(3), near, torch.zeros(0))
+    drawn = SimpleNamespace(index=torch.tensor([3, 7, 9]))
+    anchors = SimpleNamespace(index=torch.arange(3))
+    batch: Any = SimpleNamespace(more={"anchors": anchors, "negatives": drawn})
+    kind = Kind("dps", "nns", "all", 1, 3)
+    wanted = [[int(each) in row for each in drawn.index] for row in near.tolist()]
+    assert _drawn_negatives(kind, state, batch).tolist() == wanted
+
+
+def test_the_first_run_has_the_templates_of_the_second() -> None:
+    for name, options in (("cfr", {"calibration": "erm"}), ("jtt", {}), ("cnc", {})):
+        for templates in (0, 3):
+            method = configure(name, {**options, "templates": templates})
+            assert method.stage is not None
+            assert method.stage.options["templates"] == templates, name

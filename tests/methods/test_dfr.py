@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+import embedcal
+from embedcal.cache import open_cache
 from embedcal.heads import predict
 from embedcal.methods import dfr
 from embedcal.methods._forked import crew, dealt
@@ -436,3 +438,34 @@ def test_a_scaler_is_numpys_mean_and_deviation_to_the_bit() -> None:
     scaler = fit_scaler(x)
     assert np.array_equal(scaler.mean, x.astype(np.float64).mean(0))
     assert np.array_equal(scaler.scale, x.astype(np.float64).std(0))
+
+
+def test_weights_of_more_than_two_classes_are_those_of_the_rows() -> None:
+    """c sum_i v_{y_i} log(1 + exp(-t_i s_i)) one against the rest: row weights in scikit-learn."""
+    from sklearn.linear_model import LogisticRegression
+
+    rng = np.random.default_rng(5)
+    y = np.arange(90) % 3
+    x = rng.normal(size=(90, 4)) + np.eye(3, 4)[y]
+    weights = (1.0, 2.0, 5.0)
+    found = logistic_l1(x, y, 3, 0.5, weights=weights, max_iter=1000, seed=0)
+    for positive in range(3):
+        model = LogisticRegression(
+            l1_ratio=1, solver="liblinear", C=0.5, max_iter=1000, random_state=0
+        )
+        model.fit(x, y == positive, [weights[label] for label in y])
+        np.testing.assert_array_equal(found.coef[positive], model.coef_[0])
+
+
+def test_the_scaler_of_validation_is_that_of_validation_in_either_variant(
+    birds: Path, tmp_path: Path
+) -> None:
+    with open_cache(birds) as cache:
+        first, second = (
+            embedcal.fit(
+                "dfr", cache, variant="train", scaler=scaler, c=(1.0,), refits=2, out=tmp_path
+            )
+            for scaler in ("train", "val")
+        )
+    weights = [run.head().state_dict()["weight"] for run in (first, second)]
+    assert not torch.equal(*weights)

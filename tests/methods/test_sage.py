@@ -12,6 +12,7 @@ import pytest
 import torch
 from prompted import logits, nrm, prompted
 
+import embedcal
 from embedcal.answers.runs import run_report
 from embedcal.cache import open_cache
 from embedcal.fitting import fit
@@ -200,3 +201,12 @@ def test_more_templates_than_there_are() -> None:
         SAGE(keep=4).solve(prompted(), 0)
     with pytest.raises(EmbedcalError, match="of 0 or more"):
         SAGE(keep=-1)
+
+
+def test_what_draws_templates_runs_once_a_seed(birds: Path, tmp_path: Path) -> None:
+    with open_cache(birds) as cache:
+        found = embedcal.grid(["sage:scope=random,text"], cache, seeds=3, out=tmp_path)
+    seeds = {scope: [] for scope in ("random", "text")}
+    for record in found.done:
+        seeds[record["options"]["scope"]].append(record["seed"])
+    assert seeds == {"random": [0, 1, 2], "text": [0]}
