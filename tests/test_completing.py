@@ -73,6 +73,7 @@ OWN: dict[tuple[str, str], list[str]] = {
     ("cache", "keep"): ["tokens"],
     ("predict", "temperature"): ["calibrated"],
     ("export-features", "split"): ["train", "val", "test"],
+    ("leaderboard", "methods"): completing.methods(""),
 }
 # Nobody can know these. A new parameter is red until it is given a completer, or stands here.
 FREE = {

@@ -121,7 +121,7 @@ def read_facts(stored: StoredFile) -> CacheMeta:
             levels=types,
             templates=templates,
             prompts=prompts,
-            rows=stored.map("/samples/sha256"),
+            rows=stored.read("/samples/sha256"),
             descriptions={
                 unescape_name(bank): stored.texts(f"/text/{bank}/text")
                 for bank in stored.below("/text/")

@@ -303,7 +303,9 @@ def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
     else:
         numbers = tuple(range(min(seed_of(seeds), MOST + 1)))
     if not 0 < len(numbers) <= MOST:
-        raise EmbedcalError(f"expected 1 to {MOST:,} seeds, found {seeds}: give a number or a list")
+        raise EmbedcalError(
+            f"expected one seed or more, {MOST:,} at most, found {seeds}: give a number or a list"
+        )
     return numbers
 
 

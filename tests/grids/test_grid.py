@@ -190,7 +190,7 @@ def test_a_watch_is_told_of_everything(cache, tmp_path) -> None:
         ({"engine": "gpu"}, "sequential, processes"),
         ({"seeds": 0}, "one seed or more"),
         ({"seeds": []}, "one seed or more"),
-        ({"seeds": [-1]}, "one seed or more"),
+        ({"seeds": [-1]}, "a seed from 0"),
         ({"select": "val.best"}, "rule"),
         ({"attribute": "colour"}, "expected an attribute of"),
         ({"search": "optuna"}, "--budget"),

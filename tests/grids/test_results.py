@@ -9,8 +9,8 @@ import pytest
 from grids_for_tests import lines, outcome, times_done
 
 from embedcal.grids import grid, load
-from embedcal.grids.results import GRID, Results, ask, asked_of, listed
-from embedcal.runs import RESULTS, append
+from embedcal.grids.results import GRID, Results, ask, asked_of
+from embedcal.runs import RESULTS, append, listed
 from embedcal.types import EmbedcalError
 
 
