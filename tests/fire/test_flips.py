@@ -93,7 +93,7 @@ def test_no_bit_of_any_region_changes_in_silence(copy, positions, bits) -> None:
 @pytest.mark.timeout(900)
 def test_every_bit_of_a_whole_file(copy, monkeypatch) -> None:
     """All of them. Which rows were hit is not asked, as that parses the file each time."""
-    monkeypatch.setattr(verification, "_damaged_rows", lambda path: ())
+    monkeypatch.setattr(verification, "_damage", lambda path: ((), ""))
     whole = copy.read_bytes()
     with copy.open("r+b", buffering=0) as file:
         for byte, old in enumerate(whole):
