@@ -108,7 +108,7 @@ def test_the_same_seed_gives_the_same_bits(name: str, cache: FeatureCache, tmp_p
     )
     assert once.id == again.id
     assert torch.equal(once.predictions()["test"], again.predictions()["test"])
-    if find(name).random:
+    if configure(name, QUICK.get(name, {})).random:
         other = fit(name, cache, seed=5, out=tmp_path / "a", **QUICK.get(name, {}))
         assert other.id != once.id
         assert not torch.equal(once.predictions()["test"], other.predictions()["test"])

@@ -304,7 +304,7 @@ def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
         numbers = tuple(range(min(seed_of(seeds), MOST + 1)))
     if not 0 < len(numbers) <= MOST:
         raise EmbedcalError(
-            f"expected one seed or more, {MOST:,} at most, found {seeds}: give a number or a list"
+            f"expected a number of seeds from 1 to {MOST:,}, or a list, found {seeds}: give 3"
         )
     return numbers
 

@@ -11,7 +11,7 @@ from embedcal.comparing.effects import decompose
 from embedcal.comparing.verdicts import counted, points
 from embedcal.datasets.printable import printable
 from embedcal.evaluate import Interval
-from embedcal.methods import find
+from embedcal.fitting import configure
 from embedcal.studies.preset import Preset
 from embedcal.studies.result import Block
 from embedcal.studies.rows import LEVEL, Row
@@ -154,7 +154,9 @@ def _moved(row: Row, metric: str) -> str:
 def _what_for(block: Block) -> str:
     text = "Intervals are 95 % and for these test rows"
     compared = sum(row.label != row.reference for row in block.rows)
-    alone = any(len(row.seeds) == 1 and find(row.method).random for row in block.rows)
+    alone = any(
+        len(row.seeds) == 1 and configure(row.method, row.options).random for row in block.rows
+    )
     if alone:
         text += ", and what has one seed says nothing of other seeds"
     else:
