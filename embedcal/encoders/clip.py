@@ -25,7 +25,6 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from open_clip.transformer import TextTransformer, VisionTransformer
 from PIL.Image import Image
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from embedcal.encoders.attnpool import attention_pool
@@ -33,12 +32,14 @@ from embedcal.encoders.base import EncoderMeta
 from embedcal.encoders.compiled import EXTRAS, Elsewhere, check_runtime, version
 from embedcal.encoders.decode import refuse_size
 from embedcal.encoders.digest import state_sha256
-from embedcal.threads import threads
+from embedcal.encoders.fold import fold
+from embedcal.threads import side_by_side, threads
 from embedcal.types import LEVELS, EmbedcalError, FloatArray, Level, Projection
 
 PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS |= {f"fp32-{runtime}": None for runtime in EXTRAS}
 LARGE = 20_000_000  # parameters from which several threads pay
+SLICE = 16  # images that one thread of a CPU takes through a large trunk
 TEXT_BATCH = 256  # prompts at once: 80 templates times classes would not fit at ViT-L width
 
 Tokenizer = Callable[[list[str]], Tensor]
@@ -53,28 +54,6 @@ def _without(module: nn.Module, name: str) -> nn.Module:
     if getattr(view, "output_tokens", False):
         setattr(view, "output_tokens", False)  # noqa: B010 - CoCa's towers give tokens as well
     return view
-
-
-def fold(tower: ModifiedResNet) -> nn.Module:
-    """A copy of the convolutional trunk with batch norms folded in, channels last.
-
-    A batch norm in eval mode is an affine map, so it joins the convolution before it exactly, up
-    to rounding. Maps (b, 3, h, w) -> (b, w, h / 32, w / 32).
-    """
-    trunk = nn.Sequential()
-    for name in ("conv1", "bn1", "act1", "conv2", "bn2", "act2", "conv3", "bn3", "act3"):
-        trunk.add_module(name, copy.deepcopy(getattr(tower, name)))
-    trunk.add_module("avgpool", tower.avgpool)
-    for name in ("layer1", "layer2", "layer3", "layer4"):
-        trunk.add_module(name, copy.deepcopy(getattr(tower, name)))
-    trunk.eval()
-    for block in trunk.modules():
-        pairs = [(f"conv{i}", f"bn{i}") for i in (1, 2, 3)] + [("0", "1")]
-        for conv, norm in pairs:
-            if isinstance(getattr(block, norm, None), nn.BatchNorm2d):
-                setattr(block, conv, fuse_conv_bn_eval(getattr(block, conv), getattr(block, norm)))
-                setattr(block, norm, nn.Identity())
-    return trunk.to(memory_format=torch.channels_last)
 
 
 class ClipEncoder:
@@ -254,7 +233,7 @@ class ClipEncoder:
 
     def _image_trunk(self, pixels: npt.NDArray[np.uint8]) -> Tensor:
         """Pixels -> the output of torch's trunk in float32."""
-        with self._autocast(), _no_tf32():
+        with self._autocast(), _no_tf32(self._device):
             return cast(Tensor, self._trunk(self._normalised(pixels))).float()
 
     def images(
@@ -269,17 +248,25 @@ class ClipEncoder:
                 f"expected pixels (b, {self._size[0]}, {self._size[1]}, 3) uint8 for "
                 f"{self.meta.name}, found {pixels.shape} {pixels.dtype}: use the encoder's prepare"
             )
-        with torch.inference_mode(), threads(shared=self._large):
-            features = self._image_features(pixels, levels)
-            return {level: features[level].cpu().numpy() for level in LEVELS if level in levels}
+        features = partial(self._image_features, levels=levels)
+        if self._large and self._device.type == "cpu" and self._elsewhere is None:
+            starts = range(0, max(1, len(pixels)), SLICE)
+            parts = side_by_side(features, [pixels[i : i + SLICE] for i in starts], spare=True)
+            return {level: np.concatenate([p[level] for p in parts]) for level in parts[0]}
+        with threads(shared=self._large):
+            return features(pixels)
 
     def _image_features(
         self, pixels: npt.NDArray[np.uint8], levels: Sequence[Level]
-    ) -> dict[Level, Tensor]:
-        if self._elsewhere is None:
-            return self._split(self._image_trunk(pixels), levels)
-        every = partial(self._split, levels=tuple(self.meta.shapes))
-        return self._split(self._elsewhere(self._normalised(pixels), every), levels)
+    ) -> dict[Level, FloatArray]:
+        with torch.inference_mode():
+            if self._elsewhere is None:
+                out = self._image_trunk(pixels)
+            else:
+                every = partial(self._split, levels=tuple(self.meta.shapes))
+                out = self._elsewhere(self._normalised(pixels), every)
+            found = self._split(out, levels)
+            return {level: found[level].cpu().numpy() for level in LEVELS if level in levels}
 
     def _split(self, out: Tensor, levels: Sequence[Level]) -> dict[Level, Tensor]:
         """The trunk's output -> features of the levels asked for, and of those on the way."""
@@ -361,8 +348,10 @@ def _array(tensor: Tensor) -> npt.NDArray[np.float32]:
     return np.array(tensor.float().cpu().numpy(), order="C", copy=True)
 
 
-def _no_tf32() -> AbstractContextManager[Any]:
+def _no_tf32(device: torch.device) -> AbstractContextManager[Any]:
     """fp32 means fp32: cuDNN would round convolutions to TF32 by default."""
+    if device.type != "cuda":  # its switch is the process's, and threads share a CPU
+        return nullcontext()
     return cast(AbstractContextManager[Any], torch.backends.cudnn.flags(allow_tf32=False))
 
 

@@ -15,17 +15,13 @@ as scikit-learn has it, else C. Everything is float64, and lives on the device o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embedcal.threads import threads
-
-T = TypeVar("T")
+from embedcal.threads import side_by_side
 
 HISTORY = 10  # pairs of steps and gradient changes that L-BFGS remembers
 COLUMNS = 32  # score rows of a stack; a matrix product gains little from more
@@ -90,25 +86,11 @@ def solve_logistic(axes: Axes, target: Tensor, row_weights: Tensor, limits: Limi
     def part(at: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         return _solve(axes, target, row_weights[at], Limits(limits.tol[at], limits.steps[at]))
 
-    parts = _side_by_side(part, places)
+    parts = side_by_side(part, places)
     theta, steps, converged = (torch.cat(part) for part in zip(*parts, strict=True))
     theta = theta.view(-1, len(target), columns)
     weight = theta[..., :-1] @ axes.basis.T
     return Solution(weight, theta[..., -1] - weight @ axes.mean, steps, converged)
-
-
-def _side_by_side(part: Callable[[Tensor], T], places: Sequence[Tensor]) -> list[T]:
-    """Stacks on torch's threads, one on each: then none waits for another in a product.
-
-    A stack's numbers are those of one thread, however many there are.
-    """
-    workers = torch.get_num_threads()
-    with threads(shared=False), ThreadPoolExecutor(workers, initializer=_alone) as pool:
-        return list(pool.map(part, places))
-
-
-def _alone() -> None:
-    torch.set_num_threads(1)  # which OpenMP keeps by thread
 
 
 class _Stack(NamedTuple):

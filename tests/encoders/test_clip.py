@@ -14,9 +14,10 @@ from open_clip.modified_resnet import ModifiedResNet
 
 from embedcal.encoders.attnpool import attention_pool
 from embedcal.encoders.base import Encoder
-from embedcal.encoders.clip import ClipEncoder, fold
+from embedcal.encoders.clip import SLICE, ClipEncoder
+from embedcal.encoders.fold import fold
 from embedcal.encoders.weights import randomise
-from embedcal.types import EmbedcalError
+from embedcal.types import EmbedcalError, Level
 
 PROMPTS = ["a photo of a landbird.", "a bad photo of the waterbird on water.", "land", ""]
 
@@ -417,6 +418,34 @@ def test_training_mode_and_batch_size_do_not_matter() -> None:
     together = encoder.images(pixels, ("pooled",))["pooled"]
     alone = np.concatenate([encoder.images(row[None], ("pooled",))["pooled"] for row in pixels])
     assert relative(alone, together) < 1e-5
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("vision", ["vit", "resnet"])
+def test_slices_of_a_large_trunk_are_the_whole_in_its_order(
+    vision: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many threads there are: three slices are the work of one thread each."""
+    model, pixels = small(vision=vision), noise(32 if vision == "vit" else 64, 2 * SLICE + 3)
+    levels: tuple[Level, ...] = ("pooled", "embedding")
+    together = small_encoder(model, precision=precision).images(pixels, levels)
+    monkeypatch.setattr("embedcal.encoders.clip.LARGE", 1)
+    encoder = small_encoder(model, precision=precision)
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(encoder.images(pixels, levels))
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for level in levels:
+        assert found[0][level].shape == together[level].shape
+        assert relative(found[0][level], together[level]) < (1e-5 if precision == "fp32" else 0.05)
+        assert all(np.array_equal(found[0][level], other[level]) for other in found)
+    if vision == "resnet":  # open_clip's ViT takes no empty batch
+        assert encoder.images(pixels[:0], levels)["pooled"].shape[0] == 0
 
 
 def test_a_model_in_training_mode_drops_no_patches() -> None:
