@@ -39,18 +39,19 @@ _SCHEMA = (
 def read_regular(path: Path) -> bytes:
     """All bytes of a regular file; OSError for anything else, pipes and huge files included."""
     with _open_regular(path) as file:
-        return file.read(MAX_FILE_BYTES + 1)
+        size = os.fstat(file.fileno()).st_size
+        return file.read(max(size, 1 << 20) + 1)  # room for all that is asked for is taken first
 
 
 def _open_regular(path: Path) -> BufferedReader:
     # Without O_NONBLOCK, a pipe would wait for its writer.
-    file = os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb")
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
     try:
-        _refuse_odd(os.fstat(file.fileno()))
+        _refuse_odd(os.fstat(descriptor))
     except OSError:
-        file.close()
+        os.close(descriptor)
         raise
-    return file
+    return os.fdopen(descriptor, "rb")
 
 
 def _refuse_odd(facts: os.stat_result) -> None:
