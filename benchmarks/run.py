@@ -40,6 +40,7 @@ NAMES = (
     "training_free",
     "stacked",
     "encode",
+    "growth",
 )
 HEADER = ("measurement", "ours", "baseline", "ratio", "target", "reached", "note")
 RULE = ("---",) * len(HEADER)

@@ -12,6 +12,8 @@ import os
 import shlex
 import sys
 import traceback
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -69,6 +71,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that has no sign for "±"
             stream.reconfigure(errors="replace")
     try:
+        _refuse_blanks(sys.argv[1:])
         status = app(standalone_mode=False, prog_name="embedcal")
         sys.stdout.flush()
     except EmbedcalError as error:
@@ -107,6 +110,22 @@ def _root(
 
         typer.echo(f"embedcal {__version__}")
         raise typer.Exit
+
+
+def _refuse_blanks(words: Sequence[str]) -> None:
+    """No option or argument has a blank value: it is a mistake, often a variable of the shell's
+    that is not set, and some would take it for nothing given, others for the current folder."""
+    for before, word in pairwise(["", *words]):
+        name, equals, value = word.partition("=")
+        if equals and name.startswith("--") and not value.strip():
+            option = name
+        elif not word.strip():
+            option = before if before.startswith("-") else "an argument"
+        else:
+            continue
+        raise EmbedcalError(
+            f"expected a value for {option}, found a blank one: write it, or leave it out"
+        )
 
 
 def _close_output() -> None:

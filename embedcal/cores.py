@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from embedcal.errors import EmbedcalError
+
 CGROUPS = Path("/sys/fs/cgroup")
 MEMBER = Path("/proc/self/cgroup")
 
@@ -36,6 +38,14 @@ def whole_cores(root: Path = CGROUPS, member: Path = MEMBER) -> int:
     A process beyond a quota is not slowed alone: the system halts all of them for a while.
     """
     return max(1, int(usable_cores(root, member)))
+
+
+def check_jobs(jobs: int | None) -> None:
+    """EmbedcalError for a number of processes at once that is below 1; None: one for each core."""
+    if jobs is not None and jobs < 1:
+        raise EmbedcalError(
+            f"expected --jobs of 1 or more, found {jobs}: leave it out for one on each core"
+        )
 
 
 def control_groups(root: Path, member: Path, kind: str) -> Iterator[Path]:

@@ -211,7 +211,7 @@ def demo(
             "choose one of them; embedcal cache takes any other"
         )
     if seeds < 1:
-        raise EmbedcalError(f"expected --seeds of 1 or more, found {seeds}")
+        raise EmbedcalError(f"expected --seeds of 1 or more, found {seeds}: take 3, the default")
     start = time.perf_counter()
     size = DATASETS[dataset] if rows is None else rows
     report = cache(

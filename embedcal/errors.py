@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class EmbedcalError(Exception):
     """Something that the user can mend.
@@ -21,3 +23,11 @@ class EmbedcalError(Exception):
 
 class WithheldError(EmbedcalError):
     """A method read an array that it did not declare in its ``needs``."""
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
+    """What to do about an unknown name: take the nearest of those known, or do ``otherwise``."""
+    import difflib  # only a mistake needs it
+
+    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import operator
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +14,7 @@ import numpy as np
 from embedcal import __version__
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
+from embedcal.errors import did_you_mean
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.methods import find
 from embedcal.records import (
@@ -253,8 +253,7 @@ def configure(name: str, options: Mapping[str, Any]) -> Method:
     known = [item.name for item in options_of(cls)]
     for key in options:
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(known)}"
+            hint = did_you_mean(key, known, f"it has {', '.join(known)}")
             raise EmbedcalError(f"expected an option of {cls.name}, found '{key}': {hint}")
     return cls(**{key: _plain(value) for key, value in options.items()})
 

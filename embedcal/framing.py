@@ -29,8 +29,10 @@ def results(runs: Sequence[str | Path] | str | Path, *, select: str | None = Non
         A table with the columns ``id``, ``status``, ``method``, ``variant``, ``head``, ``seed``,
         ``dataset``, ``backbone``, ``attributes``, ``selection``, ``labels_used`` and ``folder``,
         every option as ``option.NAME``, every metric as ``val.NAME`` and ``test.NAME``; metrics
-        that are vectors are lists, in the order of classes or groups. NaN: the run has no such
-        option or metric, kept nothing under the rule, or failed.
+        that are vectors are lists, in the order of classes or groups. The ends of the 95 %
+        interval of an accuracy are ``test.NAME_low`` and ``test.NAME_high``, for a run under its
+        own rule. NaN: the run has no such option, metric or interval, kept nothing under the
+        rule, or failed.
 
     Raises:
         EmbedcalError: where no finished run is found, and for a rule that does not exist.
@@ -65,8 +67,24 @@ def _row(run: Run, select: str | None) -> dict[str, Any]:
     row |= {f"option.{key}": value for key, value in record["options"].items()}
     for split in JUDGED:
         measured: Mapping[str, Any] = kept.get(split, {})
-        row |= {f"{split}.{key}": value for key, value in measured.items() if key != "interval"}
+        row |= {f"{split}.{key}": value for key, value in _with_ends(measured).items()}
     return row
+
+
+def _with_ends(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """The metrics of a split, each with the ends of its interval behind it where it has one."""
+    found: dict[str, Any] = {}
+    intervals: Mapping[str, Any] = measured.get("interval") or {}
+    for key, value in measured.items():
+        if key == "interval":
+            continue
+        found[key] = value
+        if key in intervals:
+            ends = intervals[key]
+            vector = isinstance(value, list)
+            for place, end in enumerate(("low", "high")):
+                found[f"{key}_{end}"] = [e[place] for e in ends] if vector else ends[place]
+    return found
 
 
 def _kept(record: Mapping[str, Any], select: str | None) -> tuple[str | None, Mapping[str, Any]]:
@@ -79,4 +97,5 @@ def _kept(record: Mapping[str, Any], select: str | None) -> tuple[str | None, Ma
     kept = kept_under(record, select)
     if kept is None:
         return select, {}
-    return next(name for name, entry in record["rules"].items() if entry is kept), kept
+    name = next(name for name, entry in record["rules"].items() if entry is kept)
+    return _kept(record, None) if name == record["selection"] else (name, kept)

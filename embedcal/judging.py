@@ -24,10 +24,9 @@ from embedcal.annotating import (
     write_prompts,
 )
 from embedcal.cache import FeatureCache
-from embedcal.cache.format import OK
 from embedcal.datasets.printable import printable
 from embedcal.detecting import Agreement, DetectOptions, Presence, infer
-from embedcal.detecting.presence import agreements, encoded_rows
+from embedcal.detecting.presence import agreements
 from embedcal.detecting.wording import quiet
 from embedcal.types import SPLITS, EmbedcalError, Split, TextBank
 
@@ -138,18 +137,19 @@ def read_verdicts(path: str | Path, cache: FeatureCache) -> Verdicts:
 
 def counts(cache: FeatureCache, labels: Any) -> dict[Split, dict[str, Counts]]:
     """Encoded rows by split, class and label (N,) of 1, 0 or -1; splits without rows left out."""
-    samples, found = cache.samples, {}
-    for code, split in enumerate(SPLITS):
-        rows = (samples.split == code) & (samples.status == OK)
-        if not rows.any():
+    found = {}
+    for split in SPLITS:
+        rows = cache.encoded_rows(split)
+        if not len(rows):
             continue
+        own = [labels[rows[cache.labels.y[rows] == y]] for y in range(cache.n_classes)]
         found[split] = {
             name: Counts(
-                with_it=int((labels[rows & (samples.y == y)] == 1).sum()),
-                without=int((labels[rows & (samples.y == y)] == 0).sum()),
-                unknown=int((labels[rows & (samples.y == y)] == -1).sum()),
+                with_it=int((each == 1).sum()),
+                without=int((each == 0).sum()),
+                unknown=int((each == -1).sum()),
             )
-            for y, name in enumerate(cache.meta.classes)
+            for name, each in zip(cache.meta.classes, own, strict=True)
         }
     return found
 
@@ -178,7 +178,7 @@ def _prompts(
 
 def _judged(cache: FeatureCache, name: str, path: Path, note: str) -> Judged:
     written = annotation(cache, name)
-    rows = encoded_rows(cache)
+    rows = cache.encoded_rows()
     present = Presence(names=(name,), rows=rows, present=written.labels[rows, None])
     return Judged(
         annotation=written,

@@ -94,7 +94,8 @@ def nearest(
     """
     if engine not in get_args(Engine):
         raise EmbedcalError(
-            f"expected an engine among {', '.join(get_args(Engine))}, found '{engine}'"
+            f"expected an engine among {', '.join(get_args(Engine))}, found '{engine}': auto "
+            "chooses one"
         )
     if k < 1:
         raise EmbedcalError(f"expected 1 or more neighbours, found k = {k}: ask for at least one")

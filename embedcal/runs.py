@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedcal.datasets.printable import printable
 from embedcal.evaluate import Strata
 from embedcal.types import EmbedcalError, Split
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from embedcal.cache import FeatureCache
     from embedcal.heads import Head
 
 RESULTS = "results.jsonl"
@@ -129,6 +131,19 @@ class Run:
                 f"expected predictions in {path}, found it damaged ({error}): delete the run's "
                 "folder and fit it again"
             ) from None
+
+
+def check_over(run: Run, cache: FeatureCache) -> None:
+    """EmbedcalError where a run was not fitted over this very cache, whatever its file is called.
+
+    A cache of the same images with other labels, rows or features is another one.
+    """
+    made = run.record["cache"]
+    if made["fingerprint"] != cache.fingerprint:
+        raise EmbedcalError(
+            f"expected a run over {cache.meta.path.name}, found {run.id}, which is over "
+            f"{printable(str(made.get('path')), longest=300)}: name that with --cache"
+        )
 
 
 def run_id(identity: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcal import __version__
 from embedcal.caching import cache as build_here
+from embedcal.cores import check_jobs
 from embedcal.datasets.options import ReadOptions
 from embedcal.datasets.places import remember_last_cache
 from embedcal.datasets.read import read_manifest
@@ -70,6 +71,7 @@ def cache(
             f"expected --out FILE with --engine ray, found {out or 'none'}: name the cache file, "
             "in a folder that every machine of the cluster has"
         )
+    check_jobs(jobs)
     if device not in ("auto", "cpu"):
         raise EmbedcalError(
             f"expected --device cpu with --engine ray, found '{device}': it spreads shards over "

@@ -173,7 +173,7 @@ def test_a_run_folder_that_was_cut_off_is_done_again(cache: FeatureCache) -> Non
         ("emr", {}, "did you mean erm"),
         ("group-drow", {}, "did you mean group-dro"),
         ("erm", {"learning_rate": 1.0}, "option of erm"),
-        ("erm", {"epochs": 0}, "at least 1"),
+        ("erm", {"epochs": 0}, "--epochs of 1 or more"),
         ("erm", {"head": "projecton"}, "projection, attnpool, linear"),
         ("erm", {"lr": "fast"}, "lr"),
         ("erm", {"select": "val.worst"}, "did you mean"),

@@ -17,11 +17,12 @@ from embedcal.answers.studies import studies_record, studies_report, study_repor
 from embedcal.cache import import_features, open_cache
 from embedcal.evaluate.paired import Difference
 from embedcal.fitting import Place, configure
+from embedcal.identification import identified
 from embedcal.methods import names as method_names
 from embedcal.studies import Block, Row, Score, preset, studies, study
 from embedcal.studies.cutting import cut
 from embedcal.studies.findings import findings, rank_correlation
-from embedcal.studies.looking import calibration, operations, rare_groups
+from embedcal.studies.looking import calibration, operations
 from embedcal.studies.preset import names
 from embedcal.studies.rows import Court, Draft, Judge
 from embedcal.types import EmbedcalError
@@ -188,10 +189,13 @@ def test_unknown_studies_get_the_nearest_names(name: str, words: str, birds: Pat
     ("line", "words"),
     [
         ('tittle = "x"', "did you mean title"),
-        ('figure = "pie"', "points, lines, scatter"),
-        ('needs = ["luck"]', "found 'luck'"),
-        ("seeds = 0", "seeds"),
-        ('x = "epochs"', "kind of value for x"),
+        ('figure = "bar"', "points, lines, scatter, found 'bar': leave figure out, or choose one"),
+        ('figure = "line"', "did you mean lines"),
+        ('needs = ["luck"]', "found 'luck': leave out"),
+        ('needs = ["attribute"]', "did you mean attributes"),
+        ("seeds = 0", "seeds in .* a whole number from 1 on, found 0: write, say, seeds = 3"),
+        ('x = "epochs"', r"x in .* a list of text, found 'epochs': write, say, x = \["),
+        ("title = 3", "title in .* to be text, found 3"),
     ],
 )
 def test_a_wrong_key_is_named(line: str, words: str, tmp_path: Path) -> None:
@@ -342,15 +346,6 @@ def test_names_that_are_not_different_fall_back_on_full_ones(tmp_path: Path) -> 
 # -- what is looked at ---------------------------------------------------------------------------
 
 
-def test_rare_groups_are_those_below_the_mean_of_their_class() -> None:
-    g = np.repeat([0, 1, 2, 3, -1], [90, 10, 20, 80, 7])
-    assert rare_groups(g, 2).tolist() == [1, 2]
-    assert rare_groups(np.repeat([0, 1, 2, 3], 25), 2).tolist() == []
-    # A group that train lacks is not rare, and does not make the others of its class common.
-    assert rare_groups(np.repeat([0, 2, 3], [50, 20, 40]), 2).tolist() == [2]
-    assert rare_groups(np.repeat([0, 1, 2], [9, 6, 3]), 3).tolist() == [2]
-
-
 def test_calibration_sets_are_counted_as_a_loop_counts_them(birds: Path, tmp_path: Path) -> None:
     with open_cache(birds) as cache:
         on = Workbench(cache)
@@ -369,6 +364,22 @@ def test_calibration_sets_are_counted_as_a_loop_counts_them(birds: Path, tmp_pat
         none = configure("cfr", {"calibration": "none"}).resolve(on.offer)
         assert calibration(none, place)["rows"] == 0
     assert found[5]["rows"] == 5 < found[0]["rows"]
+
+
+def test_what_is_rare_is_what_the_record_of_a_run_calls_so(
+    birds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_cache(birds) as cache:
+        on = Workbench(cache)
+        place = Place(on=on, seed=0, runs=tmp_path, device="cpu")
+        method = configure("cfr", {}).resolve(on.offer)
+        found = calibration(method, place)
+        noted = identified(method.marks(on.task(method)), method, on)
+        assert [found["precision"], found["recall"]] == [noted["precision"], noted["recall"]]
+        monkeypatch.setattr(
+            "embedcal.studies.looking.rare_groups", lambda counts: counts.ravel() > 0
+        )
+        assert calibration(method, place)["precision"] == 1
 
 
 def test_operations_are_those_of_the_products(birds: Path, tmp_path: Path) -> None:

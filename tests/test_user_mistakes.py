@@ -17,6 +17,7 @@ import embedcal
 from embedcal.cache import FeatureCache, open_cache
 from embedcal.grids import seeds_of
 from embedcal.interchange.predictions import find_run
+from embedcal.sharded import cache as on_ray
 from embedcal.types import EmbedcalError
 
 api: Any = embedcal  # what is wrong on purpose is wrong for a type checker too
@@ -39,6 +40,50 @@ def cache(birds: Path) -> Any:
 def test_a_path_in_place_of_an_open_cache(call: Callable[[FeatureCache], Any], cache: Any) -> None:
     with pytest.raises(EmbedcalError, match=r"expected an open cache, found .*embedcal\.open"):
         call(cache)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda cache: api.compare(None), "folders of runs, found None: give the path"),
+        (lambda cache: api.results([None]), "folders of runs, found None: give the path"),
+        (lambda cache: api.report(3), "folders of runs, found 3: give the path"),
+        (lambda cache: api.grid([{}], cache), r"a method for a grid, found \{\}: write text"),
+        (lambda cache: api.grid("erm", cache), r"found 'erm': write \['erm'\]"),
+        (lambda cache: api.fit(None, cache), "the name of a method, found None: embedcal methods"),
+        (lambda cache: api.open(None), "the path of a cache, found None: give its file"),
+    ],
+)
+def test_nothing_in_place_of_something_is_one_line(
+    call: Callable[[FeatureCache], Any], said: str, cache: FeatureCache
+) -> None:
+    with pytest.raises(EmbedcalError, match=f"^expected .*{said}"):
+        call(cache)
+
+
+@pytest.mark.parametrize("jobs", [0, -2])
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda cache, jobs: api.grid(["zeroshot"], cache, out="g", jobs=jobs),
+        lambda cache, jobs: api.leaderboard(cache, ["zeroshot"], out="g", jobs=jobs),
+        lambda cache, jobs: api.study("samplers", [cache], out="g", jobs=jobs),
+        lambda cache, jobs: api.reproduce("birds-quick", out="g", jobs=jobs),
+        lambda cache, jobs: on_ray("birds", out="g", jobs=jobs),
+    ],
+    ids=["grid", "leaderboard", "study", "reproduce", "cache"],
+)
+def test_fewer_than_one_process_are_refused_before_anything_is_made(
+    call: Callable[[FeatureCache, int], Any],
+    jobs: int,
+    cache: FeatureCache,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(EmbedcalError, match=f"--jobs of 1 or more, found {jobs}: leave it out"):
+        call(cache, jobs)
+    assert not Path("g").exists()
 
 
 @pytest.mark.parametrize("seed", [-1, 1.5, "3", True, 1 << 63, 10**30, None])

@@ -11,7 +11,7 @@ from embedcal.annotating.annotations import (
     remove,
     values_of,
 )
-from embedcal.annotating.beside import beside, digest, rows_digest, whole
+from embedcal.annotating.beside import beside, digest, keeping, rows_digest
 from embedcal.annotating.prompts import encode_prompts, prompts, write_prompts
 from embedcal.annotating.views import labelled, notes
 
@@ -26,12 +26,12 @@ __all__ = [
     "check_verdict",
     "digest",
     "encode_prompts",
+    "keeping",
     "labelled",
     "notes",
     "prompts",
     "remove",
     "rows_digest",
     "values_of",
-    "whole",
     "write_prompts",
 ]

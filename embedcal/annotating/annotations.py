@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.annotating.beside import beside, rows_digest, whole
+from embedcal.annotating.beside import beside, keeping, rows_digest
 from embedcal.cache import FeatureCache
 from embedcal.cache.format import canonical, escape_name, unescape_name
 from embedcal.datasets.printable import printable
@@ -78,7 +78,7 @@ def annotate(
         "labels": given.astype(int).tolist(),
     }
     path = _path(cache, name)
-    with whole(path) as part:
+    with keeping(path) as part:
         part.write_text(json.dumps({**document, "digest": _digest(document)}) + "\n", "utf-8")
     return path
 
@@ -96,14 +96,14 @@ def check_verdict(cache: FeatureCache, attribute: str, verdict: str) -> str:
         )
     if verdict not in VERDICTS:
         raise EmbedcalError(
-            f"expected a verdict among {', '.join(VERDICTS)}, found '{printable(verdict)}': "
-            "choose one of them"
+            f"expected a verdict among {', '.join(VERDICTS)}, found '{printable(verdict)}': say "
+            "spurious if the class could do without it"
         )
     own = {known for known, _ in cache.meta.attributes} - cache.inferred.keys()
     if name in own:
         raise EmbedcalError(
-            f"expected another name than {name}, which {cache.meta.path.name} has labels of: "
-            "choose one"
+            f"expected another name than {name}, found that {cache.meta.path.name} has labels of "
+            f"it: fit with --attribute '{name}', or call yours otherwise"
         )
     return name
 
@@ -138,10 +138,11 @@ def remove(cache: FeatureCache, attribute: str) -> None:
     """
     path = _path(cache, attribute)
     if not path.is_file():
-        known = ", ".join(annotated(cache)) or "none"
+        known = ", ".join(annotated(cache))
         raise EmbedcalError(
             f"expected an annotated attribute '{printable(attribute)}' beside "
-            f"{cache.meta.path.name}, found {known}: choose one of them"
+            f"{cache.meta.path.name}, found {known or 'none'}: "
+            + ("choose one of them" if known else "there is nothing to remove")
         )
     try:
         path.unlink()

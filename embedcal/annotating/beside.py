@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from embedcal.atomic import atomic
 from embedcal.cache import FeatureCache
 from embedcal.cache.format import canonical
 from embedcal.datasets.places import data_dir
-from embedcal.types import EmbedcalError
 
 
 def beside(cache: FeatureCache) -> Path:
@@ -42,24 +40,6 @@ def rows_digest(cache: FeatureCache) -> str:
     return state.hexdigest()
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """Where to write what becomes ``path`` when the block ends without an error."""
-    part: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-        os.close(handle)
-        part = Path(name)
-        yield part
-        part.chmod(0o644)  # mkstemp's files are private; this one is as any other
-        part.replace(path)
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected to write {path}, found: {error.strerror}: make room there, or copy the "
-            "cache to a folder of your own"
-        ) from None
-    finally:
-        if part is not None:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+def keeping(path: Path) -> AbstractContextManager[Path]:
+    """Where to write what becomes ``path``, a file beside a cache, when the block ends."""
+    return atomic(path, parents=True, otherwise="copy the cache to a folder of your own")

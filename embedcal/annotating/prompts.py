@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcal.annotating.annotations import prompts_path
-from embedcal.annotating.beside import whole
+from embedcal.annotating.beside import keeping
 from embedcal.cache import FeatureCache
 from embedcal.types import EmbedcalError, FloatArray, TextBank
 
@@ -74,7 +74,7 @@ def write_prompts(cache: FeatureCache, attribute: str, bank: TextBank) -> Path:
         arrays["pooled"] = np.ascontiguousarray(bank.pooled)
     facts = {**_made_by(cache), "prompts": json.dumps(list(bank.prompts)), "sha256": _sum(arrays)}
     path = prompts_path(cache, attribute)
-    with whole(path) as part:
+    with keeping(path) as part:
         part.write_bytes(save(arrays, metadata=facts))
     return path
 

@@ -34,7 +34,7 @@ def labelled(cache: FeatureCache, attribute: str | Sequence[str] | None) -> Feat
             listed = [*own, *(f"{each} (inferred)" for each in known if each not in own)]
             raise EmbedcalError(
                 f"expected an attribute of {cache.meta.path.name}, found '{printable(name)}': "
-                f"choose {', '.join(listed) or 'none, it has none'}"
+                + (f"choose {', '.join(listed)}" if listed else "run detect, then annotate")
             )
     for name in missing:
         found = annotation(cache, name)

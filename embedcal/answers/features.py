@@ -52,11 +52,9 @@ def import_report(cache: FeatureCache) -> RenderableType:
 def export_record(
     cache: FeatureCache, out: Path, splits: Sequence[Split], run: Run | None
 ) -> dict[str, Any]:
-    from embedcal.interchange import positions
-
     codes = [SPLITS.index(split) for split in splits]
     asked = int(np.isin(cache.samples.split, codes).sum())
-    rows = len(positions(cache, splits))
+    rows = len(cache.encoded_rows(splits))
     return {
         "path": str(out),
         "cache": str(cache.meta.path),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from embedcal.answers.seeing import FIGURES
+from embedcal.answers.seeing import named_figure
 from embedcal.datasets.spreadsheet import cell
 from embedcal.tables import facts, percent, plain_table, shown
 from embedcal.types import EmbedcalError
@@ -23,10 +23,7 @@ HEADER = ("view", "row", "id", "class", "attribute", "wrong", "x", "y")
 
 def check_places(out: Path, points: Path | None) -> None:
     """Before any work: a figure's suffix, and folders that are there. EmbedcalError otherwise."""
-    if out.suffix.lower() not in FIGURES:
-        raise EmbedcalError(
-            f"expected a figure that ends in {', '.join(FIGURES)}, found {out.name}: rename it"
-        )
+    named_figure(out)
     if points is not None and points.absolute() == out.absolute():
         raise EmbedcalError(f"expected two files, found {out} for figure and CSV: name another")
     for path in (out, *([] if points is None else [points])):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedcal.answers.comparison import heading, metric_name
 from embedcal.answers.effects import title
+from embedcal.datasets.places import check_place
 from embedcal.datasets.printable import printable
 from embedcal.figures import STYLE, write
 from embedcal.types import EmbedcalError
@@ -65,11 +66,17 @@ def sensitivity_plot(sensitivity: Sensitivity, path: str | Path) -> Path:
     return file
 
 
+def check_plot(path: Path | None) -> None:
+    """Before any work: the suffix of a figure that is wanted, and a place that can be written."""
+    if path is not None:
+        check_place(_file(path), option="--plot")
+
+
 def _file(path: str | Path) -> Path:
     file = Path(path)
     if file.suffix.lower() not in SUFFIXES:
         raise EmbedcalError(
-            f"expected a figure's name to end in .svg or .png, found '{file.name}': choose one"
+            f"expected a figure's name to end in .svg or .png, found '{file.name}': rename it"
         )
     return file
 

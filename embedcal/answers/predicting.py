@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 
-from embedcal.answers.seeing import FIGURES
+from embedcal.answers.seeing import named_figure
 from embedcal.tables import facts, interval, labels_used, percent, plain_table, shown
 from embedcal.types import EmbedcalError
 
@@ -133,10 +133,7 @@ def _temperature(record: Mapping[str, Any]) -> str:
 
 def check_figure(path: Path) -> None:
     """Before any work: a figure's suffix, and a folder that is there. EmbedcalError otherwise."""
-    if path.suffix.lower() not in FIGURES:
-        raise EmbedcalError(
-            f"expected a figure that ends in {', '.join(FIGURES)}, found {path.name}: rename it"
-        )
+    named_figure(path)
     if not path.absolute().parent.is_dir():
         raise EmbedcalError(
             f"expected a folder for {path}, found none: make it, or choose another place"

@@ -233,13 +233,18 @@ def joined(reports: Sequence[RenderableType]) -> RenderableType:
     return Group(*(part for each in parts for part in each))
 
 
-def save(made: Figure, path: Path) -> None:
-    """Write a figure; EmbedcalError for a suffix that is none of a figure's, or no room."""
+def named_figure(path: Path) -> Path:
+    """A figure's path; EmbedcalError for a suffix that is none of a figure's."""
     if path.suffix.lower() not in FIGURES:
         raise EmbedcalError(
             f"expected a figure that ends in {', '.join(FIGURES)}, found {path.name}: rename it"
         )
-    write(made, path, mend="another place with -o")
+    return path
+
+
+def save(made: Figure, path: Path) -> None:
+    """Write a figure; EmbedcalError for a suffix that is none of a figure's, or no room."""
+    write(made, named_figure(path), mend="another place with -o")
 
 
 def explain_record(

@@ -77,10 +77,9 @@ def sound_rows(file: StoredFile, upto: int) -> npt.NDArray[np.bool_]:
     return np.asarray(crc == wanted)
 
 
-def count_sound(file: StoredFile, batch_size: int) -> int:
-    """How many leading rows are counted and intact, cut to whole batches."""
+def count_sound(file: StoredFile) -> int:
+    """How many leading rows are counted and intact."""
     total = file.arrays[CRC].shape[0]
     done = min(max(int(file.read(COUNTER)[0]), 0), total)
     sound = sound_rows(file, done)
-    kept = done if sound.all() else int(np.argmin(sound))
-    return kept if kept == total else kept - kept % batch_size
+    return done if sound.all() else int(np.argmin(sound))

@@ -55,6 +55,8 @@ def _open_regular(path: Path) -> BufferedReader:
 
 
 def _refuse_odd(facts: os.stat_result) -> None:
+    if stat.S_ISDIR(facts.st_mode):
+        raise OSError(errno.EISDIR, os.strerror(errno.EISDIR))
     if not stat.S_ISREG(facts.st_mode):
         raise OSError(errno.EINVAL, "not a regular file")
     if facts.st_size > MAX_FILE_BYTES:

@@ -17,6 +17,7 @@ from embedcal.cache.format import OK, PAIRS, unescape_name
 from embedcal.cache.gathering import CHUNK, check_finite, gather
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.meta import check_labels, labels_path, read_meta
+from embedcal.datasets.printable import printable
 from embedcal.types import (
     SPLITS,
     EmbedcalError,
@@ -70,6 +71,8 @@ def open_cache(path: str | Path) -> FeatureCache:
         ...     len(cache), cache.meta.backbone, cache.read("embedding").shape
         (600, 'tiny', (600, 128))
     """
+    if not (isinstance(path, str) or hasattr(path, "__fspath__")):
+        raise EmbedcalError(f"expected the path of a cache, found {path!r:.60}: give its file")
     return FeatureCache(Path(path))
 
 
@@ -200,6 +203,21 @@ class FeatureCache:
         view.prompts = {**self.prompts, name: prompts} if prompts is not None else self.prompts
         return view
 
+    def encoded_rows(self, split: str | Sequence[str] | None = None) -> IntArray:
+        """Positions (n,) of the rows that have features: of a split, of several, or of all.
+
+        EmbedcalError for a split that does not exist.
+        """
+        names = SPLITS if split is None else (split,) if isinstance(split, str) else split
+        for name in names:
+            if name not in SPLITS:
+                raise EmbedcalError(
+                    f"expected a split among {', '.join(SPLITS)}, found '{printable(str(name))}': "
+                    "take val to decide by, test to report"
+                )
+        codes, known = [SPLITS.index(name) for name in names], self.labels
+        return np.flatnonzero(np.isin(known.split, codes) & (known.status == OK))
+
     # ``attribute`` is one name, or several for the product of them, or None for that of all. The
     # last attribute of the cache's order runs fastest in a product, in whatever order it is named.
 
@@ -221,11 +239,8 @@ class FeatureCache:
 
     def has_groups(self, name: Split, attribute: str | Sequence[str] | None = None) -> bool:
         """Whether any encoded row of a split is in a group: all of its attributes are known."""
-        labels, known = self._attribute_labels(attribute), self.labels
-        if labels is None:
-            return False
-        rows = (known.split == SPLITS.index(name)) & (known.status == OK)
-        return bool((labels[rows] >= 0).any())
+        labels = self._attribute_labels(attribute)
+        return labels is not None and bool((labels[self.encoded_rows(name)] >= 0).any())
 
     def _selected(
         self, attribute: str | Sequence[str] | None
@@ -301,13 +316,8 @@ class FeatureCache:
         self, name: Split, attribute: str | Sequence[str] | None = None
     ) -> dict[str, IntArray]:
         """All of :meth:`split` but the features, which are not read."""
-        if name not in SPLITS:
-            raise EmbedcalError(
-                f"expected a split among {', '.join(SPLITS)}, found '{name}': choose one of them"
-            )
-        known = self.labels
-        rows = np.flatnonzero((known.split == SPLITS.index(name)) & (known.status == OK))
-        arrays: dict[str, IntArray] = {"y": known.y[rows], "rows": rows}
+        rows = self.encoded_rows(name)
+        arrays: dict[str, IntArray] = {"y": self.labels.y[rows], "rows": rows}
         labels = self._attribute_labels(attribute)
         if labels is not None and (labels[rows] >= 0).any():
             a = labels[rows]

@@ -39,6 +39,7 @@ from embedcal.cache.checksums import (
 from embedcal.cache.format import Head
 from embedcal.cache.layout import Stored, StoredFile, write_exactly
 from embedcal.cache.skeleton import Contents, lay_out
+from embedcal.datasets.places import obstacle
 from embedcal.types import EmbedcalError
 
 log = logging.getLogger(__name__)
@@ -87,16 +88,8 @@ class CacheWriter:
             ) from None
         try:
             self._lock.acquire()
-        except filelock.Timeout:
-            raise EmbedcalError(
-                f"expected to be the only writer of {self.path}, found it held by "
-                f"{self._read_holder()}: wait for it to end, or name another file with --out"
-            ) from None
         except (OSError, NotImplementedError) as error:
-            raise EmbedcalError(
-                f"expected to lock {self._lock.lock_file}, found {error}: "
-                "name a file on another disk with --out"
-            ) from None
+            raise self._unlocked(error) from None
         me = {"pid": os.getpid(), "host": socket.gethostname()}
         with contextlib.suppress(OSError):  # a courtesy to the second writer, no more
             self._holder.write_text(json.dumps(me), encoding="utf-8")
@@ -117,6 +110,29 @@ class CacheWriter:
         finally:
             self._holder.unlink(missing_ok=True)
             self._lock.release()
+
+    def _unlocked(self, error: OSError | NotImplementedError) -> EmbedcalError:
+        """Why there is no lock: another writer, a folder that takes no file, a disk without locks.
+
+        filelock waits for its file wherever the system says that there is none, so that it tells
+        of another holder also in a folder where none can be made, such as /proc.
+        """
+        barred = obstacle(self.path)
+        if barred:
+            return EmbedcalError(
+                f"expected to write {self.path}, found: {barred}: make its folder writable, or "
+                "name a file elsewhere with --out"
+            )
+        if isinstance(error, filelock.Timeout):
+            return EmbedcalError(
+                f"expected to be the only writer of {self.path}, found it held by "
+                f"{self._read_holder()}: wait for it to end, or name another file with --out"
+            )
+        found = getattr(error, "strerror", None) or str(error)
+        return EmbedcalError(
+            f"expected to lock {self._lock.lock_file}, found: {found}: "
+            "name a file on another disk with --out"
+        )
 
     def _read_holder(self) -> str:
         try:
@@ -147,7 +163,10 @@ class CacheWriter:
             if digest(part.fileno(), part.head.length, changing) == part.head.sha256:
                 return part
             part.close()
-            raise EmbedcalError(f"expected intact labels and text, found damage in {self.part}")
+            raise EmbedcalError(
+                f"expected intact labels and text, found damage in {self.part}: its rows are "
+                "encoded again"
+            )
         except EmbedcalError as error:
             log.warning("starting anew: %s", error)
             return None
@@ -324,7 +343,7 @@ def _count_sound(file: StoredFile) -> int:
     """Leading rows that are counted and intact, shard by shard where they lie in such."""
     rows = 0
     for shard in file.shards or (file,):
-        sound = count_sound(shard, 1)
+        sound = count_sound(shard)
         rows += sound
         if sound < shard.arrays[CRC].shape[0]:
             break

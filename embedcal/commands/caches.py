@@ -35,7 +35,7 @@ def cache(
     ] = None,
     pretrained: Annotated[str | None, typer.Option(help="open_clip's tag, or a file")] = None,
     root: Annotated[Path | None, typer.Option(help="folder of the images")] = None,
-    out: Annotated[Path | None, typer.Option(help="the cache file to write")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the cache file to write")] = None,
     classes: Annotated[str | None, typer.Option(help="class names, in order: land,water")] = None,
     attributes: Annotated[str | None, typer.Option(help="names of the attribute's values")] = None,
     attribute_name: Annotated[str | None, typer.Option(help="the attribute's own name")] = None,
@@ -140,6 +140,11 @@ def cache(
     from embedcal.progress import progress
 
     run: Any = here
+    if jobs is not None and engine != "ray":
+        raise EmbedcalError(
+            f"expected --engine ray beside --jobs, found {engine}: add it, or leave --jobs out; "
+            "threads are --workers"
+        )
     if engine == "ray":
         from embedcal.sharded import cache as spread
 
@@ -230,5 +235,8 @@ def join(files: list[Path], out: Path, *, virtual: bool, as_json: bool) -> None:
 
 def _keep(text: str) -> bool:
     if text not in ("", "tokens"):
-        raise EmbedcalError(f"expected --keep tokens, found --keep {text}")
+        raise EmbedcalError(
+            f"expected --keep tokens, found --keep {text}: other levels are always kept; write "
+            "tokens, or leave it out"
+        )
     return text == "tokens"

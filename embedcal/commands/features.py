@@ -29,7 +29,7 @@ def import_features(
         | None,
         typer.Option(help="the form, where name and contents do not tell"),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="the cache file to write")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the cache file to write")] = None,
     name: Annotated[str | None, typer.Option(help="name of the data set")] = None,
     features: Annotated[
         str | None, typer.Option(help="array or column of features [features, embedding]")

@@ -23,6 +23,7 @@ from embedcal.commands.shared import (
     Select,
     answer,
     named_runs,
+    one_form,
     plain,
     selection,
 )
@@ -68,7 +69,9 @@ def grid(
     select: Select = None,
     oracle: Oracle = False,
     attribute: Attribute = None,
-    out: Annotated[Path | None, typer.Option(help="the grid's folder; one of its own")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the grid's folder; one of its own")
+    ] = None,
     device: Device = "auto",
     memory: Memory = None,
     engine: Engine = "auto",
@@ -160,9 +163,11 @@ def compare(
     Example: embedcal compare --by method,neg --select val.worst_class
     """
     from embedcal.answers import comparison as answers
-    from embedcal.answers.plots import comparison_plot
+    from embedcal.answers.plots import check_plot, comparison_plot
     from embedcal.comparing import compare as run
 
+    one_form(json=as_json, latex=latex, markdown=markdown)
+    check_plot(plot)
     found = run(
         named_runs(runs, None),
         by=by,
@@ -199,9 +204,10 @@ def sensitivity(
     Example: embedcal sensitivity --method cfr --plot cfr.svg
     """
     from embedcal.answers.effects import sensitivity_report
-    from embedcal.answers.plots import sensitivity_plot
+    from embedcal.answers.plots import check_plot, sensitivity_plot
     from embedcal.comparing import sensitivity as run
 
+    check_plot(plot)
     found = run(
         named_runs(runs, None),
         metric=metric,
@@ -253,7 +259,9 @@ def numbers(text: str) -> int | tuple[int, ...]:
     except ValueError:
         listed = ()
     if not listed:
-        raise EmbedcalError(f"expected --seeds as 5 or as 0,3,7, found '{text}'")
+        raise EmbedcalError(
+            f"expected --seeds as 5 or as 0,3,7, found '{text}': write how many, or which"
+        )
     return listed if "," in text else listed[0]
 
 

@@ -20,6 +20,7 @@ from embedcal.commands.shared import (
     Json,
     Oracle,
     answer,
+    one_form,
     plain,
 )
 from embedcal.errors import EmbedcalError
@@ -80,7 +81,9 @@ def leaderboard(
         ),
     ] = None,
     attribute: Attribute = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the runs; one of its own")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the runs; one of its own")
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     jobs: Jobs = None,
@@ -99,6 +102,7 @@ def leaderboard(
     from embedcal.answers import leaderboard as answers
     from embedcal.leading import leaderboard as run
 
+    one_form(json=as_json, latex=latex, markdown=markdown)
     with over_cache(cache, attribute, memory) as (opened, view):
         found = run(
             opened,

@@ -71,7 +71,7 @@ def _shared(
     select: Select = None,
     oracle: Oracle = False,
     attribute: Attribute = None,
-    out: Annotated[Path | None, typer.Option(help="folder of runs")] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="folder of runs")] = None,
     device: Device = "auto",
     memory: Memory = None,
     as_json: Json = False,

@@ -169,10 +169,12 @@ def explain(
         joined,
         language_record,
         language_report,
+        named_figure,
         save,
     )
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
+    from embedcal.datasets.places import check_place
     from embedcal.errors import EmbedcalError
     from embedcal.explaining import Sources, choose, figure
     from embedcal.explaining import explain as look
@@ -183,6 +185,8 @@ def explain(
         raise EmbedcalError(
             "expected a file for the figure, found none: name it with -o, or ask for --language"
         )
+    if out is not None:
+        check_place(named_figure(out))
     path = which_cache(cache)
     record: dict[str, Any] = {}
     reports: list[Any] = []

@@ -81,6 +81,17 @@ def answer(record: Mapping[str, Any], report: Any, *, as_json: bool) -> None:
         show(report)
 
 
+def one_form(**asked: bool) -> None:
+    """The answer in one form; EmbedcalError for several of ``json``, ``latex``, ``markdown``."""
+    from embedcal.errors import EmbedcalError
+
+    given = [f"--{name}" for name, wanted in asked.items() if wanted]
+    if len(given) > 1:
+        raise EmbedcalError(
+            f"expected one form of the answer, found {' and '.join(given)}: ask for one at a time"
+        )
+
+
 def say(line: str) -> None:
     """A line for people, on standard error; not with ``--quiet``."""
     from embedcal.tables import show, shown

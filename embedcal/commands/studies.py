@@ -11,7 +11,17 @@ import typer
 from embedcal.commands import completing
 from embedcal.commands.grids import numbers
 from embedcal.commands.many_runs import Engine, Jobs
-from embedcal.commands.shared import SKIPPED, Attribute, Device, Json, Select, answer, plain, say
+from embedcal.commands.shared import (
+    SKIPPED,
+    Attribute,
+    Device,
+    Json,
+    Select,
+    answer,
+    one_form,
+    plain,
+    say,
+)
 
 Caches = Annotated[
     list[Path] | None,
@@ -43,7 +53,9 @@ def study(
     seeds: Seeds = None,
     select: Select = None,
     attribute: Attribute = None,
-    out: Annotated[Path | None, typer.Option(help="the study's folder; one of its own")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the study's folder; one of its own")
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     jobs: Jobs = None,
@@ -65,6 +77,7 @@ def study(
     from embedcal.studies import study as run
     from embedcal.studies.markdown import markdown as written
 
+    one_form(json=as_json, markdown=markdown)
     if name is None:
         listed = studies()
         answer(studies_record(listed), studies_report(listed), as_json=as_json)
@@ -103,7 +116,9 @@ def reproduce(
     cache: Caches = None,
     root: Annotated[Path | None, typer.Option(help="folder of the data set's images")] = None,
     seeds: Seeds = None,
-    out: Annotated[Path | None, typer.Option(help="folder of the runs; one of its own")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="folder of the runs; one of its own")
+    ] = None,
     device: Device = "auto",
     engine: Engine = "auto",
     jobs: Jobs = None,
@@ -128,6 +143,7 @@ def reproduce(
     from embedcal.reproducing import recipes
     from embedcal.reproducing.running import reproduce as run
 
+    one_form(json=as_json, markdown=markdown)
     if name is None:
         known = recipes()
         answer(recipes_record(known), recipes_report(known), as_json=as_json)

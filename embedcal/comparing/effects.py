@@ -148,7 +148,9 @@ def sensitivity(
         ['lr']
     """
     if split not in ("val", "test"):
-        raise EmbedcalError(f"expected --split val or test, found '{split}'")
+        raise EmbedcalError(
+            f"expected --split val or test, found '{split}': take val, which may be chosen by"
+        )
     pools = [pool for pool in collect(runs) if pool.done]
     methods = [run.record["method"] for pool in pools for run in pool.done]
     if method is not None:

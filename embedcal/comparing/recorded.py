@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +16,7 @@ import orjson
 
 from embedcal.annotating import labelled
 from embedcal.comparing.verdicts import counted
+from embedcal.errors import did_you_mean
 from embedcal.evaluate import RULES, Rule, default_rule, rule
 from embedcal.evaluate.paired import COMPARABLE
 from embedcal.grids.results import load, no_garbage
@@ -148,9 +149,7 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
     the first stage of others are left out where its ``grid.json`` tells them apart. EmbedcalError
     where nothing is found and where no run is done.
     """
-    given = [runs] if isinstance(runs, str | Path) else list(runs)
-    if not given:
-        raise EmbedcalError("expected at least one folder of runs, found none: name some")
+    given = _places(runs)
     known: dict[str, Run] = {}
     with no_garbage():
         for path in given:
@@ -173,6 +172,21 @@ def collect(runs: Sequence[str | Path] | str | Path) -> tuple[Pool, ...]:
     return pools
 
 
+def _places(runs: Any) -> list[str | Path]:
+    """One place of runs or several, as a list; EmbedcalError for none and for what is no place."""
+    several = isinstance(runs, Iterable) and not isinstance(runs, str | os.PathLike)
+    given: list[Any] = list(runs) if several else [runs]
+    for place in given:
+        if not isinstance(place, str | os.PathLike):
+            raise EmbedcalError(
+                f"expected folders of runs, found {place!r:.60}: give the path of one, such as a "
+                "grid's or a run's .folder"
+            )
+    if not given:
+        raise EmbedcalError("expected at least one folder of runs, found none: name some")
+    return given
+
+
 def groups_of(record: Mapping[str, Any]) -> Groups:
     """The attributes that a run's groups are of, each with the digest of labels not the cache's."""
     inferred = record.get("inferred") or {}
@@ -183,8 +197,7 @@ def named(name: str, names: Iterable[str], what: str) -> None:
     """EmbedcalError with the nearest names where ``name`` is none of them."""
     known = sorted(set(names))
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"it is one of {', '.join(known)}"
+        hint = did_you_mean(name, known, f"it is one of {', '.join(known)}")
         raise EmbedcalError(f"expected {what}, found '{name}': {hint}")
 
 

@@ -12,6 +12,7 @@ from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError
 
 Prompts = Mapping[str, Sequence[str]]
+LARGEST_CROP = 9459  # its square is the largest that PIL's limit of 89,478,485 pixels lets through
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,12 +93,23 @@ def crop_of(asked: int | str | None) -> int | Literal["auto"] | None:
     if asked == "auto":
         return "auto"
     text = str(asked)
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 5 or not 1 <= int(text) <= LARGEST_CROP:
         raise EmbedcalError(
-            f"expected a crop of 1 pixel or more, none or auto, found '{printable(text)}': give "
-            "the side of the square in pixels"
+            f"expected a crop of 1 to {LARGEST_CROP} pixels, none or auto, found "
+            f"'{printable(text)}': give the side of the square in pixels, say 224"
         )
     return int(text)
+
+
+def refuse_making(options: ReadOptions, source: str) -> None:
+    """EmbedcalError for ``rows`` and ``seed`` of a data set that is there and not made here."""
+    for name in ("rows", "seed"):
+        asked = getattr(options, name)
+        if asked is not None:
+            raise EmbedcalError(
+                f"expected no {name} for {printable(source, longest=300)}, whose images are there "
+                f"and not made, found {asked}: leave --{name} out"
+            )
 
 
 def columns_of(text: str) -> dict[str, str]:

@@ -1,12 +1,15 @@
-"""Where embedcal keeps its own things on this machine, and which cache it used last."""
+"""Where embedcal keeps its own things, which cache it used last, and what cannot be written."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
 import tempfile
 from pathlib import Path
+
+from embedcal.errors import EmbedcalError
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +25,31 @@ def data_dir() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("embedcal", appauthor=False))
+
+
+def obstacle(path: Path) -> str:
+    """Why no file can be written at ``path``, in the system's words; "" where one can.
+
+    It is tried, by a nameless file in the folder, or in the first one above it that is there:
+    permissions alone tell little of an administrator, and nothing of /proc. Nothing is left.
+    """
+    try:
+        if path.is_dir():
+            return os.strerror(errno.EISDIR)
+        near = next(folder for folder in path.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=near):
+            return ""
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def check_place(path: Path, *, option: str = "-o") -> None:
+    """Before any work: EmbedcalError where what ``option`` names could not be written after it."""
+    barred = obstacle(path)
+    if barred:
+        raise EmbedcalError(
+            f"expected to write {path}, found: {barred}: choose another place with {option}"
+        )
 
 
 def remember(what: str, path: str | Path) -> None:

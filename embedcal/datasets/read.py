@@ -12,7 +12,7 @@ from embedcal.datasets.build import build_manifest
 from embedcal.datasets.manifest import Manifest
 from embedcal.datasets.named import benchmark, benchmark_names, read_benchmark, read_facts
 from embedcal.datasets.named.splitting import parse_rule, split_rows
-from embedcal.datasets.options import ReadOptions
+from embedcal.datasets.options import ReadOptions, crop_of, refuse_making
 from embedcal.datasets.printable import printable
 from embedcal.datasets.table import Rows, read_csv, read_tree
 from embedcal.types import EmbedcalError
@@ -44,6 +44,7 @@ def read_manifest(
         ('birds', 240, ('landbird', 'waterbird'))
     """
     options = options or ReadOptions()
+    crop_of(options.crop)  # before anything is made or unpacked
     base = None if root is None else Path(root)
     manifest = _read(str(source), base, options)
     if options.boxes is not None:
@@ -74,6 +75,7 @@ def _read(source: str, root: Path | None, options: ReadOptions) -> Manifest:
             "expected a named data set ('embedcal datasets' lists them), a file or a folder, found "
             f"'{printable(source, longest=300)}', which is none of them{guess}"
         )
+    refuse_making(options, source)
     table, base = _table(path, root, options)
     return build_manifest(_cut(table, options), root=base, name=_name(path), options=options)
 

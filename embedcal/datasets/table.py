@@ -64,7 +64,10 @@ class Table(Rows):
         text = {str(name): tuple(map(cell_of, values)) for name, values in columns.items()}
         if len({len(cells) for cells in text.values()}) > 1:
             sizes = ", ".join(f"{name} {len(cells)}" for name, cells in text.items())
-            raise EmbedcalError(f"expected columns of one length, found {printable(sizes)}")
+            raise EmbedcalError(
+                f"expected columns of one length, found {printable(sizes)}: give each as many "
+                "values as there are rows"
+            )
         return cls(source=source, columns=text)
 
 
@@ -119,7 +122,10 @@ def read_csv(path: Path) -> Table:
             f"expected to read {shown}, found: {error.strerror}: check the path and its permissions"
         ) from None
     if not rows:
-        raise EmbedcalError(f"expected a header and rows in {shown}, found an empty file")
+        raise EmbedcalError(
+            f"expected a header and rows in {shown}, found an empty file: write column names into "
+            "its first line, and a row for each image"
+        )
     return _table(str(path), rows, lines)
 
 

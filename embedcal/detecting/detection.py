@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
-from embedcal.detecting.effects import BY, By, Effect, effects, leading, ranked
+from embedcal.datasets.printable import printable
+from embedcal.detecting.effects import By, Effect, check_ranking, effects, leading, ranked
 from embedcal.detecting.options import DetectOptions
 from embedcal.detecting.outcomes import outcomes
 from embedcal.detecting.owlvit import owlvit_presence
@@ -19,7 +20,6 @@ from embedcal.detecting.presence import (
     Presence,
     agreements,
     clip_presence,
-    encoded_rows,
 )
 from embedcal.detecting.tables import table_presence
 from embedcal.detecting.vocabulary import candidates, vocabulary
@@ -92,8 +92,7 @@ def detect(
         ('val', 'zero-shot', 'water')
     """
     options = options or DetectOptions()
-    if by not in BY:
-        raise EmbedcalError(f"expected a ranking among {', '.join(BY)}, found '{by}'")
+    check_ranking(by)
     answers = outcomes(cache, run, split, options.device)
     found = look_for(cache, answers.rows, vocabulary, detector, options)
     pairs = effects(
@@ -130,7 +129,8 @@ def look_for(
     if not path.is_file():
         raise EmbedcalError(
             f"expected a detector among {CLIP}, {OWLVIT} or a file of attributes, found "
-            f"'{detector}'"
+            f"'{printable(str(detector), longest=300)}', which is no file: take {CLIP}, or correct "
+            "the path"
         )
     found = table_presence(cache, path, rows)
     wanted = candidates(found.names if names is None else vocabulary(names), cache)
@@ -155,12 +155,13 @@ def infer(
 
     What ``annotate`` writes. Rows without features are not known.
     """
-    rows = encoded_rows(cache)
+    rows = cache.encoded_rows()
     found = look_for(cache, rows, [attribute], detector, options)
     if attribute not in found.names:
         raise EmbedcalError(
             f"expected an attribute that the encoder can tell from its classes, found "
-            f"'{attribute}': it knows no such word"
+            f"'{printable(attribute)}': call it by a more common word, or bring a table of it with "
+            "--detector"
         )
     labels = np.full(len(cache), -1, np.int8)
     labels[rows] = found.of(attribute)

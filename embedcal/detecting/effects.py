@@ -32,6 +32,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from embedcal.datasets.printable import printable
 from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 By = Literal["delta", "mi"]
@@ -86,7 +87,9 @@ def effects(
             f"{y.shape} and {present.shape} for {len(names)} attributes: pass those of one split"
         )
     if min_detect < 1:
-        raise EmbedcalError(f"expected at least 1 image with an attribute, found {min_detect}")
+        raise EmbedcalError(
+            f"expected at least 1 image with an attribute, found {min_detect}: take {MIN_DETECT}"
+        )
     correct, rival = logits.argmax(1) == y, rivals(logits, y)
     columns: list[tuple[Any, ...]] = []
     for label in range(logits.shape[1]):
@@ -120,14 +123,22 @@ def effects(
     )
 
 
+def check_ranking(by: str) -> None:
+    """EmbedcalError for what ``ranked`` does not know."""
+    if by not in BY:
+        raise EmbedcalError(
+            f"expected a ranking among {', '.join(BY)}, found '{printable(by)}': take delta, the "
+            "accuracy with the attribute less that without it"
+        )
+
+
 def ranked(found: Sequence[Effect], by: By = "delta") -> tuple[Effect, ...]:
     """Largest delta, or largest mutual information, first; ties keep their order.
 
     delta has a sign, and a spurious attribute is one that helps: what hurts comes last. Mutual
     information has none.
     """
-    if by not in BY:
-        raise EmbedcalError(f"expected a ranking among {', '.join(BY)}, found '{by}'")
+    check_ranking(by)
     key = {"delta": lambda e: -e.delta, "mi": lambda e: -e.mutual_information}[by]
     return tuple(sorted(found, key=key))
 

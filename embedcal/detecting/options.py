@@ -45,12 +45,16 @@ class DetectOptions:
     def __post_init__(self) -> None:
         if not self.templates or any(t.count("{}") != 1 for t in self.templates):
             raise EmbedcalError(
-                f"expected templates with one {{}} each, found {list(self.templates)}"
+                f"expected templates with one {{}} each, found {list(self.templates)}: write them "
+                f"as '{TEMPLATES[0]}', with the name for {{}}"
             )
         if not 0 < self.threshold < 1:
-            raise EmbedcalError(f"expected a threshold between 0 and 1, found {self.threshold}")
+            raise EmbedcalError(
+                f"expected a threshold between 0 and 1, found {self.threshold}: take 0.1, which is "
+                "the default"
+            )
         if self.batch_size < 1 or self.min_detect < 1:
             raise EmbedcalError(
                 "expected 1 or more for the batch size and for min_detect, found "
-                f"{self.batch_size} and {self.min_detect}"
+                f"{self.batch_size} and {self.min_detect}: take 8 and {MIN_DETECT}"
             )

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedcal.cache import FeatureCache
-from embedcal.datasets.printable import printable
-from embedcal.runs import Run
-from embedcal.types import SPLITS, EmbedcalError, FloatArray, IntArray, Level, Split
+from embedcal.runs import Run, check_over
+from embedcal.types import FloatArray, IntArray, Level, Split
 from embedcal.workbench import Workbench
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ def outcomes(cache: FeatureCache, run: Run | None, split: Split, device: str = "
     A run's logits on val and test are those that it kept; on train its head is applied.
     EmbedcalError for a run over another cache, and for a split that is none.
     """
-    if split not in SPLITS:
-        raise EmbedcalError(f"expected a split among {', '.join(SPLITS)}, found '{split}'")
     from embedcal.features import features
     from embedcal.heads import predict, torch_device
     from embedcal.methods.zeroshot import ZeroShot
@@ -48,12 +45,7 @@ def outcomes(cache: FeatureCache, run: Run | None, split: Split, device: str = "
         head: Head = zero.solve(on.task(zero), 0)
         by = "zero-shot"
     else:
-        made = run.record["cache"]
-        if made["fingerprint"] != cache.fingerprint:
-            raise EmbedcalError(
-                f"expected a run over {cache.meta.path.name}, found {run.id}, which is over "
-                f"{printable(str(made['path']), longest=300)}: name that with --cache"
-            )
+        check_over(run, cache)
         by = run.id
         if split != "train":
             found = on.split(split, _labelled(cache))

@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
-from embedcal.annotating.beside import beside, digest, rows_digest, whole
+from embedcal.annotating.beside import beside, digest, keeping, rows_digest
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
-from embedcal.detecting.options import DetectOptions
+from embedcal.detecting.options import OWLVIT, DetectOptions
 from embedcal.detecting.presence import Presence
+from embedcal.explaining.pictures import Pictures
 from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 if TYPE_CHECKING:
@@ -135,10 +137,11 @@ def keep(scores: FloatArray, corners: FloatArray, threshold: float) -> Kept:
 def _look(
     cache: FeatureCache, detector: Detector, encoded: Any, rows: IntArray, options: DetectOptions
 ) -> Boxes:
-    found = []
+    assert options.root is not None
+    pictures, found = Pictures(cache, options.root), []
     for start in range(0, len(rows), options.batch_size):
         block = rows[start : start + options.batch_size]
-        images = [_open(cache, int(row), options.root) for row in block]
+        images = [_upright(pictures, int(row)) for row in block]
         for row, (scores, corners) in zip(block, detector(images, encoded), strict=True):
             # As they are stored, so that what is found anew and what is read again are equal.
             name, score, kept = keep(
@@ -148,34 +151,19 @@ def _look(
     return _joined(found)
 
 
-def _open(cache: FeatureCache, row: int, root: Path | None) -> Image:
-    """The picture of a row, upright and in RGB, held to the bytes that were cached."""
-    import hashlib
-
+def _upright(pictures: Pictures, row: int) -> Image:
+    """The picture of a row, upright and in RGB."""
     from PIL import Image, ImageOps
 
     from embedcal.encoders.decode import UnreadableImageError, decode
 
-    assert root is not None
-    path = root / cache.samples.paths[row]
-    shown = printable(str(path), longest=300)
+    def pixels(image: Image.Image) -> npt.NDArray[np.uint8]:
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected an image at {shown}, found: {error.strerror or error}: name the folder of "
-            "the images with --root"
-        ) from None
-    if hashlib.sha256(content).digest() != cache.meta.ingredients.rows[row].tobytes():
-        raise EmbedcalError(
-            f"expected the image that was cached at {shown}, found another: name the right "
-            "folder with --root, or cache again"
-        )
-    try:
-        return Image.fromarray(
-            decode(content, lambda image: np.asarray(ImageOps.exif_transpose(image).convert("RGB")))
-        )
+        return Image.fromarray(decode(pictures.read(row), pixels))
     except UnreadableImageError as error:
+        shown = printable(str(pictures.file(row)), longest=300)
         raise EmbedcalError(
             f"expected an image that can be read at {shown}, found: {error.reason}: leave row "
             f"{row} out"
@@ -234,7 +222,7 @@ def _read(path: Path) -> tuple[IntArray, Boxes] | None:
 
 
 def _write(path: Path, looked: IntArray, boxes: Boxes) -> None:
-    with whole(path) as part, part.open("wb") as file:
+    with keeping(path) as part, part.open("wb") as file:
         np.savez(
             file,
             looked=looked,
@@ -329,7 +317,7 @@ def load_owlvit(model: str, device: str = "auto") -> OwlVit:
         if known not in KINDS:
             raise EmbedcalError(
                 f"expected a model of {' or '.join(KINDS)}, found {printable(str(known))} in "
-                f"'{printable(model)}': name another"
+                f"'{printable(model)}': take {OWLVIT}"
             )
         kind = getattr(transformers, KINDS[known])
         found = kind.from_pretrained(model, use_safetensors=True)

@@ -18,14 +18,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedcal.cache import FeatureCache
-from embedcal.cache.format import OK
+from embedcal.datasets.printable import printable
 from embedcal.detecting.effects import Presences
 from embedcal.detecting.options import DetectOptions
 from embedcal.detecting.thresholds import cuts
 from embedcal.detecting.wording import meaningless, unit, wording
-from embedcal.types import SPLITS, EmbedcalError, FloatArray, IntArray
+from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 SAMPLE, OF_CLASS = 5_000, 20  # images that thresholds are fitted to, at most, and of each class
+MOST = 8  # names that a message lists
 ALIKE = 1e-5  # squared distance of unit text features below which two names are one
 
 
@@ -48,7 +49,11 @@ class Presence:
     def of(self, name: str) -> Presences:
         """Presence (n,) of one attribute."""
         if name not in self.names:
-            raise EmbedcalError(f"expected an attribute that was looked for, found '{name}'")
+            known = ", ".join(self.names[:MOST]) + ", ..." * (len(self.names) > MOST)
+            raise EmbedcalError(
+                f"expected an attribute that was looked for, found '{printable(name)}': ask for "
+                f"{printable(known, longest=200)}, or put it into the vocabulary"
+            )
         found: Presences = self.present[:, self.names.index(name)]
         return found
 
@@ -118,20 +123,9 @@ def directions(
     )
 
 
-def encoded_rows(cache: FeatureCache, split: str | None = None) -> IntArray:
-    """Positions (n,) of the rows that have features, of one split or of all."""
-    samples = cache.samples
-    chosen = samples.status == OK
-    if split is not None:
-        if split not in SPLITS:
-            raise EmbedcalError(f"expected a split among {', '.join(SPLITS)}, found '{split}'")
-        chosen = chosen & (samples.split == SPLITS.index(split))
-    return np.flatnonzero(chosen)
-
-
 def calibration_rows(cache: FeatureCache) -> IntArray:
     """Rows of train and val to fit thresholds to: all, or 5000 (20 of each class) by chance."""
-    rows = np.concatenate([encoded_rows(cache, "train"), encoded_rows(cache, "val")])
+    rows = np.concatenate([cache.encoded_rows("train"), cache.encoded_rows("val")])
     if not len(rows):
         raise EmbedcalError(
             f"expected rows in train or val to find thresholds from, found none in "

@@ -78,12 +78,14 @@ def slices(
     """
     options = options or DetectOptions()
     if components < 2:
-        raise EmbedcalError(f"expected 2 components or more, found {components}")
+        raise EmbedcalError(f"expected 2 components or more, found {components}: take {COMPONENTS}")
     answers = outcomes(cache, run, split, options.device)
     x = unit(cache.read("embedding")[answers.rows].astype(np.float64))
     k = min(components, max(2, len(x) // EACH))
     if len(x) < k:
-        raise EmbedcalError(f"expected {k} images or more in {split}, found {len(x)}")
+        raise EmbedcalError(
+            f"expected {k} images or more in {split}, found {len(x)}: take a larger split"
+        )
     share = mixture(x, answers.y, softmax(answers.logits), k, seed).share
     named = _namer(cache, vocabulary, options)
     found = [_slice(answers, x, share, s, named) for s in range(k) if (share.argmax(1) == s).any()]

@@ -69,7 +69,10 @@ def _wide(
     table: Table, at: Sequence[int], names: Sequence[str], n: int, shown: str
 ) -> tuple[tuple[str, ...], Presences]:
     if not names:
-        raise EmbedcalError(f"expected columns of attributes in {shown}, found none: add some")
+        raise EmbedcalError(
+            f"expected columns of attributes in {shown}, found none: add one for each, of 1 and 0, "
+            f"or a column '{LONG}' of names"
+        )
     seen: set[int] = set()
     for line, row in enumerate(at):
         if row >= 0 and row in seen:
@@ -97,7 +100,10 @@ def _long(table: Table, at: Sequence[int], n: int) -> tuple[tuple[str, ...], Pre
     cells = [cell.strip() for cell in table.columns[LONG]]
     names = tuple(sorted({cell for cell in cells if cell}))
     if not names:
-        raise EmbedcalError(f"expected attributes in {table.source}, found none: add some")
+        raise EmbedcalError(
+            f"expected attributes in {table.source}, found none: name in '{LONG}' what each image "
+            "shows"
+        )
     place = {name: j for j, name in enumerate(names)}
     labels = np.full((n, len(names)), -1, np.int8)
     labels[[row for row in at if row >= 0]] = 0

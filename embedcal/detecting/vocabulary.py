@@ -48,7 +48,7 @@ def candidates(names: Sequence[str], cache: FeatureCache) -> tuple[str, ...]:
     if not found:
         raise EmbedcalError(
             f"expected names beside those of the classes in the vocabulary, found {len(names)} "
-            "that all are classes: add some"
+            "that all are classes: add what else images may show, such as water"
         )
     return found
 
@@ -63,7 +63,9 @@ def _lines(path: Path) -> tuple[str, ...]:
             f"one name a line, or {VISUAL_GENOME}"
         ) from None
     except UnicodeDecodeError:
-        raise EmbedcalError(f"expected UTF-8 text in {shown}, found other bytes") from None
+        raise EmbedcalError(
+            f"expected UTF-8 text in {shown}, found other bytes: save the file as UTF-8"
+        ) from None
     return _once((line.partition("#")[0].strip() for line in lines), shown)
 
 
@@ -107,5 +109,8 @@ def _once(names: Iterable[str], where: str) -> tuple[str, ...]:
         if shown:
             kept.setdefault(plain(shown), shown)
     if not kept:
-        raise EmbedcalError(f"expected at least one name in {where}, found none")
+        raise EmbedcalError(
+            f"expected at least one name in {where}, found none: add what images may show, such as "
+            "water"
+        )
     return tuple(kept.values())

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcal.annotating.beside import beside, digest, whole
+from embedcal.annotating.beside import beside, digest, keeping
 from embedcal.cache import FeatureCache
 from embedcal.detecting.options import DetectOptions
 from embedcal.types import EmbedcalError, FloatArray
@@ -141,5 +141,5 @@ def _write(path: Path, known: dict[str, FloatArray], options: DetectOptions) -> 
 
     facts = {"names": json.dumps(list(known)), "templates": json.dumps(list(options.templates))}
     array = np.stack(list(known.values())).astype(np.float32)
-    with whole(path) as part:
+    with keeping(path) as part:
         part.write_bytes(save({"embedding": array}, metadata=facts))

@@ -87,7 +87,8 @@ class ClipEncoder:
     ) -> None:
         if precision not in PRECISIONS:
             raise EmbedcalError(
-                f"expected a precision among {', '.join(PRECISIONS)}, found '{precision}'"
+                f"expected a precision among {', '.join(PRECISIONS)}, found '{precision}': "
+                "take fp32, the default"
             )
         self._name = name
         self._device = torch.device(device)

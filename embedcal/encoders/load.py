@@ -81,7 +81,8 @@ def load_encoder(
     """
     if precision not in (*PRECISIONS, AUTO):
         raise EmbedcalError(
-            f"expected a precision among {', '.join((*PRECISIONS, AUTO))}, found '{precision}'"
+            f"expected a precision among {', '.join((*PRECISIONS, AUTO))}, found '{precision}': "
+            "take fp32, or auto, which is bf16 where the device is made for it"
         )
     check_runtime(runtime)
     if runtime != TORCH and precision not in ("fp32", AUTO):
@@ -285,7 +286,9 @@ def _random(architecture: str, pretrained: str) -> nn.Module:
 
     number = pretrained.removeprefix("random:")
     if not number.isdecimal():
-        raise EmbedcalError(f"expected random:SEED with a whole number, found '{pretrained}'")
+        raise EmbedcalError(
+            f"expected random:SEED with a whole number, found '{pretrained}': write, say, random:0"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(number))
         model: nn.Module = open_clip.create_model(

@@ -45,7 +45,7 @@ class PlugIn:
         if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8 or pixels.ndim != 3:
             raise EmbedcalError(
                 f"expected prepare() of {self._source} to give an array (h, w, 3) of uint8, "
-                f"found {found}"
+                f"found {found}: end it with np.asarray(image.convert('RGB'))"
             )
         return pixels
 
@@ -57,7 +57,7 @@ class PlugIn:
         if absent:
             raise EmbedcalError(
                 f"expected levels among {', '.join(self.meta.shapes)} for {self._source}, found "
-                f"{', '.join(absent)}"
+                f"{', '.join(absent)}: declare it in meta.shapes and give it in images()"
             )
         features = self._encoder.images(pixels, levels)
         wanted = {level: (len(pixels), *self.meta.shapes[level]) for level in levels}
@@ -76,7 +76,7 @@ class PlugIn:
         if projection is not None and not isinstance(projection, Projection):
             raise EmbedcalError(
                 f"expected projection() of {self._source} to give embedcal.types.Projection or "
-                f"None, found {type(projection).__name__}"
+                f"None, found {type(projection).__name__}: return None where nothing is trainable"
             )
         return projection
 
@@ -86,14 +86,14 @@ class PlugIn:
         if not isinstance(features, Mapping):
             raise EmbedcalError(
                 f"expected {what}() of {self._source} to give a dictionary of arrays, found "
-                f"{type(features).__name__}"
+                f"{type(features).__name__}: return, say, {{'embedding': array}}"
             )
         for name, shape in wanted.items():
             found = features.get(name)
             if not isinstance(found, np.ndarray) or found.shape != shape:
                 raise EmbedcalError(
                     f"expected {what}()['{name}'] of {self._source} to be an array {shape} as "
-                    f"its meta declares, found {_describe(found)}"
+                    f"its meta declares, found {_describe(found)}: correct one of the two"
                 )
         return {name: np.asarray(features[name], dtype=np.float32) for name in wanted}
 
@@ -197,24 +197,25 @@ def _check(encoder: Any, source: str) -> None:
     if lacking:
         raise EmbedcalError(
             f"expected {source} to give an encoder with meta, prepare, images, text and "
-            f"projection, found a {type(encoder).__name__} without {', '.join(lacking)}"
+            f"projection, found a {type(encoder).__name__} without {', '.join(lacking)}: write "
+            "what it lacks, as embedcal.encoders.base.Encoder has it"
         )
     meta = encoder.meta
     if not isinstance(meta, EncoderMeta):
         raise EmbedcalError(
             f"expected {source} to have an embedcal.encoders.base.EncoderMeta as its meta, found "
-            f"{type(meta).__name__}"
+            f"{type(meta).__name__}: set meta = EncoderMeta(...)"
         )
     bad = [k for k, v in meta.shapes.items() if k not in LEVELS or not _is_shape(v)]
     if not meta.shapes or bad:
         raise EmbedcalError(
             f"expected meta.shapes of {source} to map levels ({', '.join(LEVELS)}) to shapes of "
-            f"one row such as (512,), found {dict(meta.shapes)}"
+            f"one row, found {dict(meta.shapes)}: write, say, {{'embedding': (512,)}}"
         )
     if meta.has_text and "embedding" not in meta.text_shapes:
         raise EmbedcalError(
             f"expected meta.text_shapes of {source} to be empty (image only) or to have "
-            f"'embedding', found {dict(meta.text_shapes)}"
+            f"'embedding', found {dict(meta.text_shapes)}: write, say, {{'embedding': (512,)}}"
         )
 
 

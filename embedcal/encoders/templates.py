@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from embedcal.types import EmbedcalError
 PHOTO2 = ("a photo of the {}.", "a photo of a {}.")
 NAMES = ("openai", "simple", "photo2")
 LONGEST = 2000  # characters of a list of keys: CLIP_benchmark's has 40 of them
+FORM = '["a photo of a {}."]'
 
 
 def templates(name_or_file: str, dataset: str = "") -> tuple[str, ...]:
@@ -43,8 +45,10 @@ def load(name_or_file: str) -> Mapping[str, Sequence[Any]]:
         return {"": [template("{}") for template in chosen]}
     path = _parts(name_or_file)[0]
     if not path.is_file():
+        near = difflib.get_close_matches(name_or_file, NAMES, n=1)
+        hint = f"did you mean {near[0]}?" if near else "check the path, or take openai, the 80"
         raise EmbedcalError(
-            f"expected templates among {', '.join(NAMES)} or a file, found '{name_or_file}'"
+            f"expected templates among {', '.join(NAMES)} or a file, found '{name_or_file}': {hint}"
         )
     found = _read(path)
     return found if isinstance(found, dict) else {"": found}
@@ -96,15 +100,19 @@ def _read(path: Path) -> Any:
             f"expected to read templates from {path}, found: {error.strerror}: check the file"
         ) from None
     except UnicodeDecodeError:
-        raise EmbedcalError(f"expected UTF-8 text in {path}, found other bytes") from None
+        raise EmbedcalError(
+            f"expected UTF-8 text in {path}, found other bytes: save the file as UTF-8"
+        ) from None
     except (json.JSONDecodeError, RecursionError) as error:
-        raise EmbedcalError(f"expected JSON in {path}, found {error}") from None
+        raise EmbedcalError(
+            f"expected JSON in {path}, found a fault ({error}): write it as {FORM}"
+        ) from None
     lists = list(found.values()) if isinstance(found, dict) else [found]
     strange = [type(each).__name__ for each in lists if not isinstance(each, list)]
     if strange:
         raise EmbedcalError(
             f"expected a JSON list of templates in {path}, or an object of lists by data set, "
-            f"found {strange[0]}"
+            f"found {strange[0]}: write it as {FORM}"
         )
     if isinstance(found, dict) and "" in found:
         raise EmbedcalError(f"expected names as the keys of {path}, found an empty one: name it")
@@ -113,17 +121,21 @@ def _read(path: Path) -> Any:
 
 def _checked(lines: Sequence[Any], where: str) -> tuple[str, ...]:
     if not lines:
-        raise EmbedcalError(f"expected at least one template in {where}, found none")
+        raise EmbedcalError(
+            f"expected at least one template in {where}, found none: write, say, a photo of a {{}}."
+        )
     found: list[str] = []
     for number, line in enumerate(lines, start=1):
         template = line.replace("{c}", "{}") if isinstance(line, str) else ""
         if template.count("{}") != 1 or set(template.replace("{}", "")) & {"{", "}"}:
             raise EmbedcalError(
-                f"expected one {{}} (or {{c}}) in template {number} of {where}, found {line!r}"
+                f"expected one {{}} (or {{c}}) in template {number} of {where}, found {line!r}: "
+                "write it once, where the name goes"
             )
         if template in found:
             raise EmbedcalError(
-                f"expected each template once in {where}, found {line!r} again as number {number}"
+                f"expected each template once in {where}, found {line!r} again as number "
+                f"{number}: remove one"
             )
         found.append(template)
     return tuple(found)

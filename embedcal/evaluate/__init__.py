@@ -11,7 +11,7 @@ from embedcal.evaluate.intervals import Interval, Intervals, bootstrap
 from embedcal.evaluate.metrics import Metrics, evaluate, evaluate_strata
 from embedcal.evaluate.overlap import Overlap, aiou, iou, overlap
 from embedcal.evaluate.paired import Difference, holm, paired
-from embedcal.evaluate.record import as_dict, intervals_from_dict, metrics_from_dict
+from embedcal.evaluate.record import as_dict, metrics_from_dict
 from embedcal.evaluate.selection import RULES, Rule, default_rule, rule
 from embedcal.evaluate.strata import Strata, strata
 from embedcal.evaluate.summary import Summary, summarise
@@ -35,7 +35,6 @@ __all__ = [
     "evaluate_labels",
     "evaluate_strata",
     "holm",
-    "intervals_from_dict",
     "iou",
     "metrics_from_dict",
     "overlap",

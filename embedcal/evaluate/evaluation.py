@@ -254,6 +254,13 @@ def _logits(scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
             f"expected y_pred of shape {scores.shape} as scores, found {scores.dtype}: pass one "
             "class a row, or one number a class"
         ) from None
+    finite = np.isfinite(found).all(axis=1)
+    if not finite.all():
+        raise EmbedcalError(
+            f"expected finite scores in y_pred, found NaN or infinity in {int((~finite).sum())} of "
+            f"{len(found)} rows, the first in row {int(np.argmin(finite))}: mend them, or leave "
+            "these rows out"
+        )
     sums = found.sum(axis=1)
     if len(found) and (found >= 0).all() and np.allclose(sums, 1.0, rtol=0.0, atol=1e-3):
         found = np.log(found.clip(min=np.finfo(np.float32).tiny))

@@ -22,7 +22,6 @@ How often all this is right: docs/explanation/comparing.md.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
+from embedcal.errors import did_you_mean
 from embedcal.evaluate.intervals import DRAWS, MEANS, MINIMA, PSEUDO, TAIL, Interval, patterns_of
 from embedcal.evaluate.strata import Strata, statistics
 from embedcal.types import EmbedcalError, FloatArray
@@ -120,8 +120,7 @@ def holm(p_values: Sequence[float], comparisons: int | None = None) -> tuple[flo
 
 def _check(statistic: str, attributes: bool, counts: bool) -> None:  # noqa: FBT001
     if statistic not in COMPARABLE:
-        near = difflib.get_close_matches(statistic, COMPARABLE, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else "choose one of them"
+        hint = did_you_mean(statistic, COMPARABLE, "worst_group and worst_class are usual")
         raise EmbedcalError(
             f"expected one of {', '.join(COMPARABLE)} to compare, found '{statistic}': {hint}"
         )

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
-from embedcal.evaluate.intervals import Interval, Intervals
+from embedcal.evaluate.intervals import Intervals
 from embedcal.evaluate.metrics import Metrics
 from embedcal.types import EmbedcalError
 
@@ -27,21 +27,6 @@ def as_dict(metrics: Metrics, intervals: Intervals | None = None) -> dict[str, A
 def metrics_from_dict(record: Mapping[str, Any]) -> Metrics:
     """The metrics of ``as_dict``; names that ``Metrics`` lacks are passed over."""
     return Metrics(**_known(Metrics, record))
-
-
-def intervals_from_dict(record: Mapping[str, Any]) -> Intervals | None:
-    """The intervals of ``as_dict``, None where it has none."""
-    inner = record.get("interval")
-    if inner is None:
-        return None
-    if not isinstance(inner, Mapping):
-        raise _unreadable("interval", inner)
-    known = _known(Intervals, inner)
-    groups = known.pop("groups", None)
-    pairs: dict[str, Any] = {name: _pair(name, ends) for name, ends in known.items()}
-    if groups is not None:
-        pairs["groups"] = tuple(_pair("groups", ends) for ends in groups)
-    return Intervals(**pairs)
 
 
 def _record(value: Metrics | Intervals) -> dict[str, Any]:
@@ -76,12 +61,6 @@ def _from_json(name: str, value: Any) -> Any:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return value if name == "group_sizes" else float(value)
     raise _unreadable(name, value)
-
-
-def _pair(name: str, ends: Any) -> Interval:
-    if not (isinstance(ends, tuple) and len(ends) == 2):
-        raise _unreadable(name, ends)
-    return ends[0], ends[1]
 
 
 def _unreadable(name: str, value: Any) -> EmbedcalError:

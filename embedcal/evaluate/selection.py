@@ -9,10 +9,9 @@ arXiv:2410.05345).
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
+from embedcal.errors import did_you_mean
 from embedcal.evaluate.metrics import Metrics
 from embedcal.types import EmbedcalError, Split
 
@@ -71,19 +70,6 @@ class Rule:
         """
         return self.statistic is None or best is None or score > best
 
-    def best_index(self, scores: Sequence[float]) -> int:
-        """The epoch that the rule keeps: the first best, or the last under ``last``."""
-        if len(scores) == 0:
-            raise EmbedcalError(
-                f"expected at least one epoch to choose from by '{self.name}', found none: "
-                "train for one epoch or more"
-            )
-        chosen = 0
-        for index, score in enumerate(scores):
-            if self.improves(score, scores[chosen]):
-                chosen = index
-        return chosen
-
 
 RULES: tuple[Rule, ...] = (
     Rule(
@@ -117,8 +103,7 @@ def rule(name: str) -> Rule:
         if known.name == name:
             return known
     names = [known.name for known in RULES]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "choose one of them"
+    hint = did_you_mean(name, names, "val.worst_class needs no group labels")
     raise EmbedcalError(
         f"expected a selection rule among {', '.join(names)}, found '{name}': {hint}"
     )

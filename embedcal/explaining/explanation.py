@@ -110,9 +110,9 @@ def explain(
     """Grad-CAM of some rows under a run's head, or under zero-shot for None.
 
     A ResNet with cached tokens needs neither images nor backbone, though overlap needs the files
-    of masks, or of images for boxes. Any other encoder runs again on the rows, from files whose
-    SHA-256 must be that of the cache, and so does any for another ``layer`` of ``sources``.
-    ``classes``: those to make maps of; all by default.
+    of the images, and of masks where there are any. Any other encoder runs again on the rows, from
+    images whose SHA-256 must be that of the cache, and so does any for another ``layer`` of
+    ``sources``. ``classes``: those to make maps of; all by default.
     Raises EmbedcalError for what cannot be explained, and for files that are absent or changed.
 
     Example:
@@ -211,7 +211,10 @@ def each_aiou(
     cache, sources = on.cache, sources or Sources()
     check_encoder(cache, sources.layer)
     if cache.n_classes < 2:
-        raise EmbedcalError("expected two classes or more for AIOU, found 1: there is no rival")
+        raise EmbedcalError(
+            "expected two classes or more for AIOU, found 1: compare a cache of several, since the "
+            "map of a class is held against its rivals'"
+        )
     rows, cells = on.split(split, "embedding").rows, on.strata(split, "embedding")
     pictures = find(cache, int(rows[0]), sources.root)
     regions = Regions(pictures, sources.region)

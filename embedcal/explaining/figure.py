@@ -92,12 +92,19 @@ def figure(
 
 def _checked(explanations: Mapping[str, Explanation], of: Of) -> Explanation:
     if of not in OF:
-        raise EmbedcalError(f"expected a map of {', '.join(OF)}, found '{printable(of)}'")
+        raise EmbedcalError(
+            f"expected a map of {', '.join(OF)}, found '{printable(of)}': take label, the true "
+            "class"
+        )
     if not explanations:
-        raise EmbedcalError("expected at least one run to draw, found none")
+        raise EmbedcalError(
+            "expected at least one run to draw, found none: give what explain made by its name"
+        )
     first = next(iter(explanations.values()))
     if len(first) > ROWS:
-        raise EmbedcalError(f"expected at most {ROWS} images in a figure, found {len(first)}")
+        raise EmbedcalError(
+            f"expected at most {ROWS} images in a figure, found {len(first)}: draw them in several"
+        )
     for name, found in explanations.items():
         if not np.array_equal(found.rows, first.rows):
             raise EmbedcalError(
@@ -105,7 +112,10 @@ def _checked(explanations: Mapping[str, Explanation], of: Of) -> Explanation:
                 "explain them again"
             )
     if first.pixels is None:
-        raise EmbedcalError(first.note or "expected the images in the explanation, found none")
+        raise EmbedcalError(
+            first.note
+            or "expected the images in the explanation, found none: name their folder as root"
+        )
     return first
 
 

@@ -58,7 +58,7 @@ def frame(width: int, height: int, preprocessing: Mapping[str, Any]) -> Frame:
     if mode not in MODES or not isinstance(target, list | tuple) or len(target) != 2:
         raise EmbedcalError(
             "expected an encoder that prepares images as open_clip does, found other "
-            "preprocessing in the cache: masks and boxes cannot be laid over its maps"
+            "preprocessing in the cache: cache with a CLIP of open_clip's"
         )
     crop = preprocessing.get("center_crop")
     shape = (height, width)

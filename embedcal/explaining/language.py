@@ -39,7 +39,7 @@ import numpy as np
 from embedcal.cache import FeatureCache
 from embedcal.explaining.explainer import checked_classes
 from embedcal.explaining.readout import head_of
-from embedcal.types import SPLITS, EmbedcalError, FloatArray, IntArray, Split
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
 
 if TYPE_CHECKING:
     from embedcal.runs import Run
@@ -114,12 +114,10 @@ def language(
     ``seed`` decides the bootstrap, and which 2000 images of a larger class are taken.
     Raises EmbedcalError where the run, the cache or the split cannot be read so.
     """
-    if split not in SPLITS:
-        raise EmbedcalError(f"expected a split among {', '.join(SPLITS)}, found '{split}'")
     if cache.n_classes < 2 or not words:
         raise EmbedcalError(
             f"expected two classes and a word, or more, found {cache.n_classes} and {len(words)}: "
-            "a decision has a rival and is told in words"
+            "give words such as the places of the images, over a cache of two classes"
         )
     found = cache.split(split)
     asked = checked_classes(classes, cache)

@@ -7,6 +7,7 @@ told, or found: any folder will do in which the file of a row has the SHA-256 th
 from __future__ import annotations
 
 import hashlib
+import io
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -77,11 +78,12 @@ class Pictures:
         return np.stack(found)
 
     def size(self, row: int) -> tuple[int, int]:
-        """Width and height of a row's file, from its header."""
+        """Width and height of a row's file; EmbedcalError if it is not what was cached."""
         from PIL import Image
 
+        data = self.read(row)
         try:
-            with Image.open(self.file(row)) as image:
+            with Image.open(io.BytesIO(data)) as image:
                 return image.width, image.height
         except (OSError, ValueError, Image.DecompressionBombError) as error:
             raise _absent(self.cache, self.file(row), str(error)) from None
@@ -99,7 +101,7 @@ def preparation(cache: FeatureCache) -> Prepare:
     if given.pop("decoder", None) != "pillow":
         raise EmbedcalError(
             f"expected an encoder that prepares images as open_clip does, found "
-            f"{cache.meta.backbone}: its input cannot be shown"
+            f"{cache.meta.backbone}: cache with a CLIP of open_clip's"
         )
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in given.items()}
     steps = image_transform_v2(PreprocessCfg(**config), is_train=False).transforms[:-2]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from embedcal.runs import Run, check_over
 from embedcal.types import EmbedcalError, Projection
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
     from embedcal.cache import FeatureCache
     from embedcal.heads import Head
-    from embedcal.runs import Run
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def readout(head: Head, projection: Projection | None, device: str) -> Readout:
 
     if projection is None:
         raise EmbedcalError(
-            "expected a projection in the cache for Grad-CAM, found none: its encoder cannot be "
-            "split; use a ViT or a ResNet of CLIP's"
+            "expected a projection in the cache for Grad-CAM, found none: cache with a ViT or a "
+            "ResNet of CLIP's"
         )
     head = head.to(device).eval().requires_grad_(requires_grad=False)
     if isinstance(head, AttnPoolHead):
@@ -79,7 +79,7 @@ def readout(head: Head, projection: Projection | None, device: str) -> Readout:
     if head.level == "tokens":
         raise EmbedcalError(
             f"expected a head on embeddings, on pooled vectors, or the attention pool, found "
-            f"'{head.name}' on tokens: it cannot be explained"
+            f"'{head.name}' on tokens: explain a run with another head"
         )
     pool = {k: torch.tensor(v, device=device) for k, v in projection.attnpool.items()}
     if head.level == "pooled":
@@ -107,9 +107,5 @@ def head_of(run: Run | None, cache: FeatureCache) -> Head:
             n_attributes=1,
         )
         return ZeroShot().solve(task, 0)
-    if run.record["cache"]["fingerprint"] != cache.fingerprint:
-        raise EmbedcalError(
-            f"expected the cache that run {run.id} was fitted over, found {cache.meta.path.name}: "
-            f"name {run.record['cache']['path']} with --cache"
-        )
+    check_over(run, cache)
     return run.head()

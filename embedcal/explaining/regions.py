@@ -32,7 +32,9 @@ class Regions:
     around the mask; ``auto``, the mask where there is one and else the box.
 
     Masks are images of the size of their file; grey values above 127, or any colour of a palette
-    but the first, are the object. No backbone is needed, only the files of masks or of images.
+    but the first, are the object. No backbone is needed, only the files of images, which must be
+    those that were cached, and of masks, of which the cache knows no more than the name: a mask of
+    another size than its image is refused.
     """
 
     pictures: Pictures
@@ -42,7 +44,8 @@ class Regions:
         samples, name = self.pictures.cache.samples, self.pictures.cache.meta.path.name
         if self.kind not in KINDS:
             raise EmbedcalError(
-                f"expected a region among {', '.join(KINDS)}, found '{printable(self.kind)}'"
+                f"expected a region among {', '.join(KINDS)}, found '{printable(self.kind)}': take "
+                "auto, the mask where there is one and else the box"
             )
         if not has_regions(self.pictures.cache) or (self.kind == "mask" and samples.masks is None):
             wanted = "masks" if self.kind == "mask" else "masks or boxes"
@@ -63,25 +66,33 @@ class Regions:
             box = None
         path = "" if samples.masks is None else samples.masks[row]
         if path and (self.kind != "box" or box is None):
-            mask = self._mask(path)
+            mask = self._mask(path, self.pictures.size(row))
             found = frame(mask.shape[1], mask.shape[0], preprocessing)
             return found.mask(mask) if self.kind != "box" else found.box(tightest(mask))
         if box is None or self.kind == "mask":
             return np.zeros(frame(1, 1, preprocessing).shape, bool)
         return frame(*self.pictures.size(row), preprocessing).box(box)
 
-    def _mask(self, path: str) -> npt.NDArray[np.bool_]:
+    def _mask(self, path: str, size: tuple[int, int]) -> npt.NDArray[np.bool_]:
+        """(h, w) of a file's mask, where ``size`` is the width and height of its image."""
         from embedcal.encoders.decode import UnreadableImageError, decode
 
         file = self.pictures.root / path
         try:
-            return decode(read_regular(file), _object) > 0
+            mask = decode(read_regular(file), _object) > 0
         except (OSError, ValueError, UnreadableImageError) as error:
             why = getattr(error, "strerror", None) or getattr(error, "reason", str(error))
             raise EmbedcalError(
                 f"expected a mask at {printable(str(file), longest=300)}, found {why}: name the "
                 "folder of the images with --root, or use boxes with --region box"
             ) from None
+        if mask.shape[::-1] != size:
+            raise EmbedcalError(
+                f"expected a mask of its image's {size[0]} x {size[1]} pixels at "
+                f"{printable(str(file), longest=300)}, found {mask.shape[1]} x {mask.shape[0]}: "
+                "put that image's mask there, or use boxes with --region box"
+            )
+        return mask
 
 
 def tightest(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:

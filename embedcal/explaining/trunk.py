@@ -57,7 +57,8 @@ def stage(layer: str) -> str:
     name = layer.removeprefix("visual.")
     if name not in STAGES:
         raise EmbedcalError(
-            f"expected a layer among {', '.join(STAGES)}, found '{printable(layer)}': choose one"
+            f"expected a layer among {', '.join(STAGES)}, found '{printable(layer)}': take "
+            f"{STAGES[-1]}, the last"
         )
     return name
 
@@ -84,7 +85,7 @@ def layer_of(encoder: ClipEncoder, layer: str | None) -> Layer:
     if not len(blocks) or not hasattr(blocks[-1], "ln_1"):
         raise EmbedcalError(
             f"expected a ViT or a ResNet of CLIP's, found {type(tower).__name__} in "
-            f"{encoder.meta.name}: it cannot be explained"
+            f"{encoder.meta.name}: cache with one of them"
         )
     index = _block(layer, len(blocks))
     h, w = map(int, tower.grid_size)
@@ -147,6 +148,7 @@ def _block(layer: str | None, count: int) -> int:
     if found is None or int(found[1]) >= count:
         raise EmbedcalError(
             f"expected a block from 0 to {count - 1}, as a number or as "
-            f"transformer.resblocks.{count - 1}.ln_1, found '{printable(layer)}': choose one"
+            f"transformer.resblocks.{count - 1}.ln_1, found '{printable(layer)}': take "
+            f"{count - 1}, the last"
         )
     return int(found[1])

@@ -63,7 +63,7 @@ def portable(head: Head) -> Portable:
     if head.name not in FORMULAS:
         raise EmbedcalError(
             f"expected a head among {', '.join(each for each in FORMULAS if each != TEXT)}, found "
-            f"'{head.name}': it cannot be exported"
+            f"'{head.name}': export a run with one of them"
         )
     head = head.eval()
     tensors = {name: value.detach().cpu() for name, value in head.state_dict().items()}

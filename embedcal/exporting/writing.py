@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedcal.atomic import atomic
 from embedcal.cache import FeatureCache, open_cache
 from embedcal.datasets.printable import printable
 from embedcal.exporting.card import card
@@ -20,8 +21,7 @@ from embedcal.exporting.checkpoint import (
 from embedcal.exporting.exported import FORMS, Exported, Form
 from embedcal.exporting.facts import KEY, class_bank, facts_of
 from embedcal.exporting.portable import TEXT, Portable, class_texts, portable
-from embedcal.interchange.whole import whole
-from embedcal.runs import Run
+from embedcal.runs import Run, check_over
 from embedcal.types import EmbedcalError, Level
 
 if TYPE_CHECKING:
@@ -78,12 +78,7 @@ def export(
         with open_cache(_recorded(run)) as opened:
             return export(run, opened, to=to, out=out, pretrained=pretrained, backbone=backbone)
     place = _place(out, to)
-    made = run.record["cache"]
-    if made["fingerprint"] != cache.fingerprint:
-        raise EmbedcalError(
-            f"expected a run over {cache.meta.path.name}, found {run.id}, which is over "
-            f"{printable(str(made.get('path')), longest=300)}: name that with --cache"
-        )
+    check_over(run, cache)
     if to == "onnx":
         from embedcal.exporting.graph import check_installed
 
@@ -110,7 +105,8 @@ def _place(out: str | Path, to: str) -> Path:
     """Where to write, checked before anything is computed."""
     if to not in FORMS:
         raise EmbedcalError(
-            f"expected a form among {', '.join(FORMS)}, found '{printable(to)}': choose one"
+            f"expected a form among {', '.join(FORMS)}, found '{printable(to)}': take onnx for one "
+            "file from pixels to logits"
         )
     place = Path(out).expanduser()
     shown = printable(str(place), longest=300)
@@ -169,7 +165,7 @@ def _write_safetensors(run: Run, cache: FeatureCache, head: Portable, place: Pat
         tensors[CLASSIFIER] = rows
     text = card(run, cache, facts, to="safetensors", level=head.level, whole=False)
     metadata = {KEY: json.dumps(facts), "README": text}
-    with whole(place) as part:
+    with atomic(place) as part:
         write_tensors(tensors, part, metadata)
     return Exported(
         path=place,
@@ -220,7 +216,7 @@ def _write_model(
         carried = class_texts(carried)
     facts = facts_of(run, cache, carried)
     text = card(run, cache, facts, to=to, level=head.level, whole=inside)
-    with whole(place, folder=to == "open_clip") as part:
+    with atomic(place, folder=to == "open_clip") as part:
         if to == "open_clip":
             write_folder(part, encoder, carried, facts, text)
             difference, largest = held(lambda: score_folder(part, pixels), wanted)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from embedcal.cache import FeatureCache
+from embedcal.cores import check_jobs
 from embedcal.datasets.places import data_dir, remember
 from embedcal.evaluate import default_rule, rule
 from embedcal.fitting import check_rule, configure, seed_of
@@ -134,6 +135,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     """
     began = time.perf_counter()
     check_engine(engine)
+    check_jobs(jobs)
     on = Workbench(cache, attribute, limit(memory))
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     check_rule(wanted, on)
@@ -278,6 +280,10 @@ def spaces_of(
     specs: Sequence[str | Setting | Space], *, default_grid: bool = False
 ) -> tuple[Space, ...]:
     """Texts, settings and spaces as spaces; a bare method may stand for its default grid."""
+    if isinstance(specs, str):
+        raise EmbedcalError(
+            f"expected a list of methods for a grid, found '{specs}': write ['{specs}']"
+        )
     if not specs:
         raise EmbedcalError(
             "expected at least one method for a grid, found none: write, say, erm cfr:neg=rns,nns"
@@ -286,8 +292,13 @@ def spaces_of(
     for spec in specs:
         if isinstance(spec, Setting):
             space = Space(method=spec.method, axes={name: (v,) for name, v in spec.options.items()})
-        else:
+        elif isinstance(spec, str | Space):
             space = parse(spec) if isinstance(spec, str) else spec
+        else:
+            raise EmbedcalError(
+                f"expected a method for a grid, found {spec!r:.60}: write text, say "
+                "'erm:lr=1e-3,1e-2', or give a Setting"
+            )
         if default_grid and not space.axes:
             space = default_space(space.method)
         found.append(space)
@@ -304,7 +315,8 @@ def seeds_of(seeds: int | Iterable[int]) -> tuple[int, ...]:
         numbers = tuple(range(min(seed_of(seeds), MOST + 1)))
     if not 0 < len(numbers) <= MOST:
         raise EmbedcalError(
-            f"expected a number of seeds from 1 to {MOST:,}, or a list, found {seeds}: give 3"
+            f"expected one seed or more, {MOST:,} seeds at most, found {seeds}: give a number or "
+            "a list"
         )
     return numbers
 

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from embedcal.errors import did_you_mean
 from embedcal.grids.settings import Range, Setting, Space, settings_of
 from embedcal.types import EmbedcalError
 
@@ -145,7 +146,10 @@ def _chosen(space: Space, params: Mapping[str, Any]) -> dict[str, Any]:
 def search_of(name: str, spaces: Sequence[Space], budget: int | None, seed: int) -> Search:
     """The search of that name over spaces; everything where there is no budget."""
     if name not in SEARCHES:
-        raise EmbedcalError(f"expected --search to be one of {', '.join(SEARCHES)}, found '{name}'")
+        raise EmbedcalError(
+            f"expected --search to be one of {', '.join(SEARCHES)}, found '{name}': "
+            + did_you_mean(name, SEARCHES, "take random, the default")
+        )
     if budget is None:
         if name != "random":
             raise EmbedcalError(
@@ -154,5 +158,7 @@ def search_of(name: str, spaces: Sequence[Space], budget: int | None, seed: int)
             )
         return Everything(spaces)
     if budget < 1:
-        raise EmbedcalError(f"expected --budget of 1 or more, found {budget}")
+        raise EmbedcalError(
+            f"expected --budget of 1 or more, found {budget}: it is a number of settings, say 20"
+        )
     return Random(spaces, budget, seed) if name == "random" else Optuna(spaces, budget, seed)

@@ -107,8 +107,19 @@ def parse(text: str) -> Space:
                 f"expected METHOD:OPTION=VALUE,VALUE in a grid, found '{part}' in '{text}': "
                 "write, say, cfr:neg=rns,nns"
             )
+        again = next((known for known in values if _same(known, name)), None)
+        if again is not None:
+            raise EmbedcalError(
+                f"expected each option once in a grid, found {again}={','.join(values[again])} and "
+                f"{part} in '{text}': list all of its values after one, with commas"
+            )
         values[name] = list(listed.split(","))
     return space(method, values)
+
+
+def _same(name: str, other: str) -> bool:
+    """Whether two spellings name one option."""
+    return name.replace("-", "_") == other.replace("-", "_")
 
 
 def _parts(text: str) -> list[str]:
@@ -126,6 +137,11 @@ def space(method: str, values: Mapping[str, Any]) -> Space:
     cls = find(method)
     hints = get_type_hints(cls)
     plain = {name.replace("-", "_"): value for name, value in values.items()}
+    if len(plain) < len(values):
+        raise EmbedcalError(
+            f"expected each option of {method} once in a grid, found {', '.join(values)}: - and _ "
+            "name the same option, so keep one"
+        )
     configure(method, {name: _default(cls, name) for name in plain})  # unknown names end here
     axes: dict[str, tuple[Any, ...] | Range] = {}
     for name, given in plain.items():

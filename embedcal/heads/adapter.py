@@ -73,7 +73,7 @@ class AdapterHead(Head):
         """torch's default start of both linear layers: uniform in +-1/sqrt(inputs)."""
         choice("prototype", prototype, PROTOTYPES)
         if hidden < 1:
-            raise EmbedcalError(f"expected at least one hidden unit, found {hidden}")
+            raise EmbedcalError(f"expected at least one hidden unit, found {hidden}: take 128")
         text = prototypes(torch.tensor(bank.embedding), prototype)  # (C, d)
         d = text.shape[1]
 

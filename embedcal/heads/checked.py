@@ -1,4 +1,7 @@
-"""What a head's file may hold: every tensor by name and shape, every option by kind."""
+"""What a head's file may hold: every tensor by name and shape, every option by kind.
+
+What is raised of a file says what was found in it; ``load_head`` adds which file, and what to do.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +12,19 @@ import torch
 from torch import Tensor
 
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 LARGEST = 2**31
 
 
 def choice(name: str, value: str, choices: Sequence[str]) -> str:
-    """``value`` where it is one of ``choices``; EmbedcalError otherwise."""
+    """``value`` where it is one of ``choices``, the default first; EmbedcalError otherwise."""
     if value in choices:
         return value
     raise EmbedcalError(
-        f"expected {name} to be one of {', '.join(choices)}, found '{printable(value)}'"
+        f"expected {name} to be one of {', '.join(choices)}, found '{printable(value)}': "
+        + did_you_mean(value, choices, f"take {choices[0]}, the default")
     )
 
 
@@ -63,7 +68,11 @@ def check_options(
         if not isinstance(kind, type):
             if not isinstance(value, str):
                 raise EmbedcalError(f"expected option '{name}' as a string, found another kind")
-            choice(f"option '{name}'", value, kind)
+            if value not in kind:
+                raise EmbedcalError(
+                    f"expected option '{name}' to be one of {', '.join(kind)}, found "
+                    f"'{printable(value)}'"
+                )
         elif type(value) is not kind or not 0 <= value < LARGEST:
             raise EmbedcalError(
                 f"expected option '{name}' as a valid {kind.__name__}, found "

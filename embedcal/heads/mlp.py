@@ -51,7 +51,7 @@ class MlpHead(Head):
         start nearly equal for all.
         """
         if hidden < 1:
-            raise EmbedcalError(f"expected at least one hidden unit, found {hidden}")
+            raise EmbedcalError(f"expected at least one hidden unit, found {hidden}: take 256")
 
         def uniform(outputs: int, inputs: int) -> Tensor:
             bound = inputs**-0.5

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from embedcal.interchange.importing import IMPORTS as IMPORTS
     from embedcal.interchange.importing import import_from as import_from
     from embedcal.interchange.importing import read_features as read_features
-    from embedcal.interchange.outgoing import positions as positions
     from embedcal.interchange.predictions import find_run as find_run
 
 _HOMES = {
@@ -25,7 +24,6 @@ _HOMES = {
     "export_features": "exporting",
     "find_run": "predictions",
     "import_from": "importing",
-    "positions": "outgoing",
     "read_features": "importing",
 }
 

@@ -10,6 +10,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
+from embedcal.atomic import atomic
 from embedcal.cache import FeatureCache
 from embedcal.datasets.containers.arrow import require_pyarrow
 from embedcal.datasets.printable import printable
@@ -19,7 +20,6 @@ from embedcal.interchange.outgoing import Rows
 from embedcal.interchange.parquet import label_table, write_labels, write_parquet
 from embedcal.interchange.predictions import predictions
 from embedcal.interchange.sheet import write_sheet
-from embedcal.interchange.whole import whole
 from embedcal.runs import Run
 from embedcal.types import SPLITS, EmbedcalError, Level, Split
 
@@ -77,7 +77,7 @@ def export_features(
         kept = ", ".join(each for each in cache.meta.levels if each != "tokens")
         raise EmbedcalError(
             f"expected a level of one vector a row among {kept}, found '{printable(level)}' for "
-            f"{cache.meta.path}: choose one of them"
+            f"{cache.meta.path}: take embedding, which texts are compared to"
         )
     if form in ("parquet", "clip-retrieval"):
         require_pyarrow(out)
@@ -102,11 +102,11 @@ def export_features(
                 f"expected no {sheet.name} beside {out.name}, found one, which the labels would "
                 "replace: name another file"
             )
-        with whole(sheet) as table, whole(out) as part:
+        with atomic(sheet) as table, atomic(out) as part:
             write_sheet(rows, table)
             EXPORTS[form](rows, part)
         return out
-    with whole(out, folder=form == "clip-retrieval") as part:
+    with atomic(out, folder=form == "clip-retrieval") as part:
         EXPORTS[form](rows, part)
     return out
 

@@ -81,7 +81,7 @@ def read_features(
     elif found.table is not None and len(found.table) != len(found):
         raise EmbedcalError(
             f"expected {len(found)} rows in {printable(found.table.source, longest=300)}, one for "
-            f"each row of features, found {len(found.table)}: they do not belong together"
+            f"each row of features, found {len(found.table)}: name the table of these features"
         )
     asked = Asked(attributes=tuple(attributes), classes=classes, values=values)
     labels = Labels(found, tables).read(asked)
@@ -167,7 +167,8 @@ def _form(path: Path, given: str | None) -> str:
     listed = ", ".join(IMPORTS)
     if given is not None and given not in IMPORTS:
         raise EmbedcalError(
-            f"expected a form to read among {listed}, found '{printable(given)}': choose one"
+            f"expected a form to read among {listed}, found '{printable(given)}': leave --format "
+            "out where the name or the folder tells it"
         )
     if not path.exists():
         raise EmbedcalError(f"expected features at {shown}, found nothing there: check the path")

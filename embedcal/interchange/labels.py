@@ -112,7 +112,7 @@ class Labels:
     def _splits(self) -> IntArray:
         column = self._column("split")
         if column is None:
-            return whole(self.found.load("split"), "split", self.found.shown)
+            return integers(self.found.load("split"), "split", self.found.shown)
         labels = read_splits(column[1], column[0].show)
         raise_any(column[0].source, labels.problems)
         return labels.codes
@@ -123,7 +123,7 @@ class Labels:
         """Codes and names of one column; names from the column ``beside`` where none are given."""
         column = self._column(name)
         if column is None:
-            return whole(self.found.load(name), name, self.found.shown), names
+            return integers(self.found.load(name), name, self.found.shown), names
         table, cells = column
         what = "label" if name == "y" else f"attribute '{printable(name)}'"
         listed = names or table.names.get(name) or None
@@ -137,7 +137,7 @@ class Labels:
         return labels.codes, _names(labels.codes, pairs[1], beside) if pairs else ()
 
 
-def whole(array: Any, name: str, source: str) -> IntArray:
+def integers(array: Any, name: str, source: str) -> IntArray:
     """One whole number a row, int64, from an array (n,); EmbedcalError for anything else."""
     found = np.asarray(array)
     if found.ndim != 1 or found.dtype.kind not in "iubf":

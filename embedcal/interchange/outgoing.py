@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
-from embedcal.cache.format import OK
 from embedcal.datasets.printable import printable
 from embedcal.interchange.description import describe
 from embedcal.interchange.labels import NAMED
@@ -37,7 +36,7 @@ class Rows:
     @cached_property
     def positions(self) -> IntArray:
         """Where the rows stand in the cache, (m,); those that could not be read stay behind."""
-        return positions(self.cache, self.splits)
+        return self.cache.encoded_rows(self.splits)
 
     @property
     def width(self) -> int:
@@ -130,13 +129,6 @@ class Rows:
                     f"expected attributes that are called as nothing else in the file is, found "
                     f"'{printable(name)}': make the cache again with another name for it"
                 )
-
-
-def positions(cache: FeatureCache, splits: Sequence[Split]) -> IntArray:
-    """Positions (m,) of the rows of some splits that could be read."""
-    samples = cache.samples
-    codes = [SPLITS.index(split) for split in splits]
-    return np.flatnonzero(np.isin(samples.split, codes) & (samples.status == OK))
 
 
 def _unit(block: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

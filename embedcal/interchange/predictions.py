@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
-from embedcal.cache.format import OK
 from embedcal.datasets.places import data_dir, remembered, remembered_at
 from embedcal.datasets.printable import printable
-from embedcal.runs import Run, load_run
-from embedcal.types import SPLITS, EmbedcalError, IntArray, Split
+from embedcal.runs import Run, check_over, load_run
+from embedcal.types import EmbedcalError, IntArray, Split
 
 JUDGED: tuple[Split, ...] = ("val", "test")
 
@@ -31,18 +30,11 @@ class Predictions:
 
 def predictions(cache: FeatureCache, run: Run) -> Predictions:
     """What the run predicts under its own rule; EmbedcalError for a run over another cache."""
-    made_over = run.record["cache"]
-    if made_over["fingerprint"] != cache.fingerprint:
-        raise EmbedcalError(
-            f"expected a run over {cache.meta.path}, found {run.id} over "
-            f"{printable(str(made_over.get('path', 'another cache')), longest=300)}: name a run of "
-            "this cache, or that cache"
-        )
-    samples = cache.samples
+    check_over(run, cache)
     classes = np.full(len(cache), -1, np.int64)
     confidence = np.full(len(cache), np.nan, np.float32)
     for split in JUDGED:
-        rows = np.flatnonzero((samples.split == SPLITS.index(split)) & (samples.status == OK))
+        rows = cache.encoded_rows(split)
         logits = run.logits(run.record["selection"], split).astype(np.float64)
         if logits.shape != (len(rows), cache.n_classes):
             raise EmbedcalError(

@@ -14,6 +14,7 @@ from embedcal.cache import FeatureCache
 from embedcal.comparing.cells import cells_notes
 from embedcal.comparing.recorded import Pool, number, plain, pool_of
 from embedcal.comparing.verdicts import counted
+from embedcal.cores import check_jobs
 from embedcal.datasets.places import data_dir
 from embedcal.evaluate import Rule, rule
 from embedcal.fitting import check_rule
@@ -143,6 +144,7 @@ def leaderboard(  # noqa: PLR0913 - a public function has the options that it ha
         ['class labels', 'groups of training images', 'groups of validation images']
     """
     effort, most = _effort(quick=quick, budget=budget, default_grid=default_grid, grid=grid)
+    check_jobs(jobs)
     on = Workbench(cache, attribute, limit(memory))
     rules = _rules(select, on, oracle=oracle)
     ranked_by = _metric(metric, on)
@@ -260,7 +262,9 @@ def _effort(
             f"expected one of {', '.join(asked)}, found {' and '.join(given)}: choose one"
         )
     if budget is not None and budget < 1:
-        raise EmbedcalError(f"expected --budget of 1 or more, found {budget}")
+        raise EmbedcalError(
+            f"expected --budget of 1 or more, found {budget}: take {BUDGET}, the default"
+        )
     if quick:
         return "defaults alone", 1
     if default_grid:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from embedcal.comparing.budgets import EXTRA, kind
+from embedcal.errors import did_you_mean
 from embedcal.fitting import configure
 from embedcal.grids import Setting, Space
 from embedcal.grids.search import search_of
@@ -221,8 +221,7 @@ def _unresolved(name: str, options: Mapping[str, Any], on: Workbench) -> Embedca
 def _check_known(option: str, known: Iterable[set[str]]) -> None:
     names = sorted(set().union(*known))
     if option not in names:
-        near = difflib.get_close_matches(option, names, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else "embedcal methods lists them"
+        hint = did_you_mean(option, names, "embedcal methods lists them")
         raise EmbedcalError(f"expected an option of some method, found '{option}': {hint}")
 
 

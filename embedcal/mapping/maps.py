@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from embedcal.cache import FeatureCache
+from embedcal.datasets.printable import printable
 from embedcal.mapping.planes import FEWEST, METHODS, By, decision, plane, turned
 from embedcal.mapping.silhouettes import Silhouette, silhouette
 from embedcal.mapping.spaces import Placed, Space, frozen_level, placed, unit
-from embedcal.types import SPLITS, EmbedcalError, FloatArray, IntArray, Split
+from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
 
 if TYPE_CHECKING:
     from embedcal.runs import Run
@@ -120,7 +121,7 @@ def map_runs(
     """A map for each run, of the same rows, with one frozen view; see :func:`map_run`."""
     from embedcal.workbench import Workbench
 
-    _check(runs, by, split, points)
+    _check(runs, by, points)
     on = Workbench(cache, _judged_by(runs) if attribute is None else attribute)
     found = on.split(split, frozen_level(cache))
     frozen = unit(found.x)
@@ -181,16 +182,17 @@ def name_of(run: Run | None) -> str:
     return "zero-shot" if run is None else f"{run.record['method']} {run.id}"
 
 
-def _check(runs: Sequence[Run | None], by: By, split: Split, points: int) -> None:
+def _check(runs: Sequence[Run | None], by: By, points: int) -> None:
     if not runs:
         raise EmbedcalError("expected at least one run to map, found none: give one, or zero-shot")
     if by not in METHODS:
-        raise EmbedcalError(f"expected a map by {', '.join(METHODS)}, found '{by}': use one")
-    if split not in SPLITS:
-        raise EmbedcalError(f"expected a split among {', '.join(SPLITS)}, found '{split}': use one")
+        raise EmbedcalError(
+            f"expected a map by {', '.join(METHODS)}, found '{printable(by)}': take pca, the plane "
+            "of most variance"
+        )
     if points != 0 and points < FEWEST:
         raise EmbedcalError(
-            f"expected {FEWEST} points or more, or 0 for all rows, found {points}: give more"
+            f"expected {FEWEST} points or more, or 0 for all rows, found {points}: take {POINTS}"
         )
 
 

@@ -9,13 +9,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from embedcal.cache import FeatureCache
-from embedcal.datasets.printable import printable
-from embedcal.types import EmbedcalError, FloatArray, Level, Split
+from embedcal.runs import Run, check_over
+from embedcal.types import FloatArray, Level, Split
 
 if TYPE_CHECKING:
     from embedcal.features import Features
     from embedcal.heads import Head
-    from embedcal.runs import Run
     from embedcal.workbench import Workbench
 
 Space = Literal["embedding", "logits"]
@@ -73,12 +72,7 @@ def _head(run: Run | None, on: Workbench) -> Head:
 
         method = ZeroShot()
         return method.solve(on.task(method), 0)
-    made = run.record["cache"]
-    if made["fingerprint"] != on.cache.fingerprint:
-        raise EmbedcalError(
-            f"expected a run over {on.cache.meta.path.name}, found {run.id}, which is over "
-            f"{printable(str(made['path']), longest=300)}: name that with --cache"
-        )
+    check_over(run, on.cache)
     return run.head()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedcal.errors import EmbedcalError
+from embedcal.errors import EmbedcalError, did_you_mean
 
 if TYPE_CHECKING:
     from embedcal.methods.base import Method
@@ -42,13 +41,16 @@ def find(name: str) -> type[Method]:
 
     from embedcal.methods.base import REGISTRY
 
+    if not isinstance(name, str):
+        raise EmbedcalError(
+            f"expected the name of a method, found {name!r:.60}: embedcal methods lists them"
+        )
     if name.endswith(".py"):
         return _from_file(Path(name))
     if name in REGISTRY:
         return REGISTRY[name]
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(names())}"
+        hint = did_you_mean(name, names(), f"choose {', '.join(names())}")
         raise EmbedcalError(f"expected the name of a method, found '{name}': {hint}")
     for point in entry_points(group=ENTRY_POINTS, name=name):
         point.load()
@@ -74,7 +76,7 @@ def _from_file(path: Path) -> type[Method]:
     from embedcal.methods.base import REGISTRY
 
     if not path.is_file():
-        raise EmbedcalError(f"expected a file with a method, found no file at {path}")
+        raise EmbedcalError(f"expected a method in a file, found no file at {path}: check the path")
     before = dict(REGISTRY)
     try:
         found = _defined_in(path)

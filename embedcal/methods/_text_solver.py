@@ -5,9 +5,10 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Self
 
+from embedcal.methods._bounds import at_least
 from embedcal.methods._prompts import require
 from embedcal.methods.base import Offer, Solver
-from embedcal.types import EmbedcalError, Level
+from embedcal.types import Level
 
 
 class TextSolver(Solver):
@@ -21,10 +22,7 @@ class TextSolver(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.templates < 0:
-            raise EmbedcalError(
-                f"expected --templates of {self.name} of 0 or more, found {self.templates}"
-            )
+        at_least(self, templates=0)
 
     @property
     @abstractmethod

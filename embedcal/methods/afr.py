@@ -13,6 +13,7 @@ from torch import Tensor
 
 from embedcal.heads import Head, LinearHead
 from embedcal.losses import cross_entropy
+from embedcal.methods._bounds import at_least
 from embedcal.methods.base import Batch, Gradient, Stage, fixed_part, option
 from embedcal.types import EmbedcalError, IntArray, Task
 
@@ -88,11 +89,7 @@ class AFR(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("gamma", "penalty"):
-            if not getattr(self, name) >= 0:
-                raise EmbedcalError(f"expected --{name} of 0 or more, found {getattr(self, name)}")
-        if self.stage_epochs < 1:
-            raise EmbedcalError(f"expected --stage-epochs of 1 or more, found {self.stage_epochs}")
+        at_least(self, gamma=0, penalty=0, stage_epochs=1)
         if not 0 < self.stage_fraction < 1:
             raise EmbedcalError(
                 f"expected --stage-fraction between 0 and 1, found {self.stage_fraction}: both "

@@ -16,7 +16,9 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 import torch
 from torch import Tensor
 
+from embedcal.errors import did_you_mean
 from embedcal.heads import AttnPoolHead, Head, LinearHead, ProjectionHead
+from embedcal.methods._bounds import at_least
 from embedcal.methods._drawing import Batch as Batch
 from embedcal.methods._drawing import Step as Step
 from embedcal.methods._drawing import batches as batches
@@ -85,11 +87,15 @@ class Method(ABC):
             if choices and value not in choices:
                 raise EmbedcalError(
                     f"expected --{item.name.replace('_', '-')} of {self.name} to be one of "
-                    f"{', '.join(choices)}, found '{value}'"
+                    f"{', '.join(choices)}, found '{value}': "
+                    + did_you_mean(str(value), choices, f"take {item.default}, the default")
                 )
-            if not choices and not _admits(hints[item.name], value):
+            hint = hints[item.name]
+            if not choices and not _admits(hint, value):
+                kind = hint.__name__ if isinstance(hint, type) else hint
                 raise EmbedcalError(
-                    f"expected {item.name} of {self.name} to be {hints[item.name]}, found {value!r}"
+                    f"expected {item.name} of {self.name} to be {kind}, found {value!r}: give, "
+                    f"say, {item.default!r}, the default"
                 )
 
     @classmethod
@@ -241,13 +247,7 @@ class Gradient(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        zero = ("batch_size", "lr", "weight_decay", "clip_norm", "templates")
-        for name, least in (("epochs", 1), *((name, 0) for name in zero)):
-            if not getattr(self, name) >= least:
-                raise EmbedcalError(
-                    f"expected {name} of {self.name} to be at least {least}, found "
-                    f"{getattr(self, name)}"
-                )
+        at_least(self, epochs=1, batch_size=0, lr=0, weight_decay=0, clip_norm=0, templates=0)
 
     def resolve(self, offer: Offer) -> Self:
         usable = offer.projection and "class" in offer.banks and "pooled" in offer.levels

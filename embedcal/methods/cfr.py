@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from embedcal.features import features
 from embedcal.heads import ClipHead, Head, predict
 from embedcal.losses import cross_entropy, ema_centroids, similarity_loss
+from embedcal.methods._bounds import at_least, defaults
 from embedcal.methods._cfr_contrast import Kind, State, calibration, trusted
 from embedcal.methods._cfr_official import Queue, draw, official_draws, official_loss, start_queue
 from embedcal.methods._handed import Marks, Stage, Staged
@@ -133,18 +134,12 @@ class CFR(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("positives", "negatives", "anchors", "stage_epochs"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise EmbedcalError(f"expected --{flag} of 1 or more, found {getattr(self, name)}")
-        if self.calibration_size < 0:
-            raise EmbedcalError(
-                f"expected --calibration-size of 0 or more, found {self.calibration_size}"
-            )
+        at_least(self, positives=1, negatives=1, anchors=1, stage_epochs=1, calibration_size=0)
         if not (self.tau > 0 and 0 <= self.centroid_momentum <= 1):
             raise EmbedcalError(
                 "expected --tau above 0 and --centroid-momentum between 0 and 1, found "
-                f"{self.tau} and {self.centroid_momentum}"
+                f"{self.tau} and {self.centroid_momentum}: "
+                f"{defaults(self, 'tau', 'centroid_momentum')}"
             )
         if self.neg == "nns" and self.space == "current" and self._pool == "dataset":
             raise EmbedcalError(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from embedcal.features import features
 from embedcal.heads import ClipHead, Head, MlpHead
 from embedcal.losses import cross_entropy, info_nce
+from embedcal.methods._bounds import at_least, defaults
 from embedcal.methods._handed import Marks, Stage
 from embedcal.methods._slices import draw, rows_where, umap_slices
 from embedcal.methods.base import CLIP_HEADS, Batch, Gradient, Offer, State, Step, option
@@ -122,19 +123,13 @@ class CNC(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, least in (
-            ("anchors", 1), ("positives", 1), ("negatives", 1), ("easy", 0), ("tuples", 1),
-            ("hidden", 1), ("stage_epochs", 0), ("stage_lr", 0),
-        ):  # fmt: skip
-            if getattr(self, name) < least:
-                raise EmbedcalError(
-                    f"expected --{name.replace('_', '-')} of {least} or more, found "
-                    f"{getattr(self, name)}"
-                )
+        at_least(self, anchors=1, positives=1, negatives=1, easy=0, tuples=1, hidden=1)
+        at_least(self, stage_epochs=0, stage_lr=0)
         if not (self.tau > 0 and 0 < self.anchor_ratio <= 1 and 0 <= self.contrast_weight <= 1):
             raise EmbedcalError(
                 "expected --tau and --anchor-ratio above 0, --anchor-ratio and --contrast-weight "
-                f"at most 1, found {self.tau}, {self.anchor_ratio} and {self.contrast_weight}"
+                f"at most 1, found {self.tau}, {self.anchor_ratio} and {self.contrast_weight}: "
+                f"{defaults(self, 'tau', 'anchor_ratio', 'contrast_weight')}"
             )
 
     def resolve(self, offer: Offer) -> Self:

@@ -16,6 +16,7 @@ from embedcal.heads import AdapterHead, Head, prototypes
 from embedcal.heads.adapter import MOMENTUM
 from embedcal.losses import cross_entropy, info_nce
 from embedcal.methods._blocks import block_forms
+from embedcal.methods._bounds import at_least, defaults
 from embedcal.methods._slices import draw, rows_where, umap_slices
 from embedcal.methods.base import Batch, Gradient, Marks, State, Step, batches, option
 from embedcal.neighbours import nearest
@@ -106,16 +107,11 @@ class ConAdapter(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("positives", "negatives", "neighbours", "cell_size", "hidden"):
-            if getattr(self, name) < 1:
-                raise EmbedcalError(
-                    f"expected --{name.replace('_', '-')} of 1 or more, found "
-                    f"{getattr(self, name)}: give a count"
-                )
+        at_least(self, positives=1, negatives=1, neighbours=1, cell_size=1, hidden=1)
         if not (self.tau > 0 and 0 < self.anchor_ratio <= 1):
             raise EmbedcalError(
                 "expected --tau and --anchor-ratio above 0, --anchor-ratio at most 1, found "
-                f"{self.tau} and {self.anchor_ratio}"
+                f"{self.tau} and {self.anchor_ratio}: {defaults(self, 'tau', 'anchor_ratio')}"
             )
 
     @property

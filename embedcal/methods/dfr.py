@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from embedcal.heads import LinearHead
+from embedcal.methods._bounds import at_least
 from embedcal.methods._forked import crew
 from embedcal.methods._unit import unit
 from embedcal.methods.base import Solver, option
@@ -19,6 +20,7 @@ from embedcal.types import EmbedcalError, Examples, FloatArray, IntArray, Level,
 
 CLASS_WEIGHTS = (1.0, 2.0, 3.0, 10.0, 100.0, 300.0, 1000.0)
 FEATURES = 32  # standardised at a time
+MOST = 1000  # halves or refits: beyond it a search never ends, and nothing is gained
 DRAWS = 100  # tries for a random half of val with every class in it
 
 
@@ -184,11 +186,15 @@ class DFR(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.c or not all(0 < c < math.inf for c in self.c):
-            raise EmbedcalError(f"expected --c to be positive numbers, found {list(self.c)}")
-        if self.halves < 1 or self.refits < 0:
             raise EmbedcalError(
-                f"expected --halves of 1 or more and --refits of 0 or more, found {self.halves} "
-                f"and {self.refits}"
+                f"expected --c to be positive numbers, found {list(self.c)}: give, say, 1, 0.1 and "
+                "0.01"
+            )
+        at_least(self, halves=1, refits=0)
+        if max(self.halves, self.refits) > MOST:
+            raise EmbedcalError(
+                f"expected --halves and --refits of {MOST:,} at most, found {self.halves:,} and "
+                f"{self.refits:,}: take 5 and 20, since more change little"
             )
 
     @property

@@ -18,6 +18,7 @@ from embedcal.losses import (
     group_means,
     group_weights,
 )
+from embedcal.methods._bounds import defaults
 from embedcal.methods.base import Batch, Gradient, default_of, option, options
 from embedcal.types import EmbedcalError, Task
 
@@ -97,7 +98,7 @@ class GroupDRO(Gradient):
             if not least <= getattr(self, name) <= most:
                 raise EmbedcalError(
                     f"expected {name} of group-dro between {least:g} and {most:g}, found "
-                    f"{getattr(self, name)}"
+                    f"{getattr(self, name)}: {defaults(self, name)}"
                 )
 
     @property

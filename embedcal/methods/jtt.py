@@ -11,6 +11,7 @@ from torch import Tensor
 
 from embedcal.heads import Head
 from embedcal.losses import cross_entropy
+from embedcal.methods._bounds import at_least
 from embedcal.methods.base import Batch, Gradient, Marks, Stage, option
 from embedcal.types import EmbedcalError, IntArray, Task
 
@@ -54,10 +55,7 @@ class JTT(Gradient):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("upweight", "stage_epochs"):
-            if getattr(self, name) < 1:
-                flag = name.replace("_", "-")
-                raise EmbedcalError(f"expected --{flag} of 1 or more, found {getattr(self, name)}")
+        at_least(self, upweight=1, stage_epochs=1)
 
     @property
     def stage(self) -> Stage:

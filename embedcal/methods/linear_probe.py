@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from embedcal.heads import Head, LinearHead
+from embedcal.methods._bounds import at_least, defaults
 from embedcal.methods._logistic import Limits, principal_axes, solve_logistic
 from embedcal.methods.base import Solver, option
 from embedcal.threads import threads
@@ -63,12 +64,10 @@ class LinearProbe(Solver):
         for name in ("c", "tol"):
             if not 0 < getattr(self, name) < math.inf:
                 raise EmbedcalError(
-                    f"expected {name} of {self.name} to be positive, found {getattr(self, name)}"
+                    f"expected --{name} to be positive and finite, found {getattr(self, name)}: "
+                    f"{defaults(self, name)}"
                 )
-        if self.max_iter < 1:
-            raise EmbedcalError(
-                f"expected max_iter of {self.name} to be at least 1, found {self.max_iter}"
-            )
+        at_least(self, max_iter=1)
 
     @property
     def head_name(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from embedcal.heads import LinearHead
+from embedcal.methods._bounds import at_least
 from embedcal.methods._prompts import averaged, by_rows, differences
 from embedcal.methods._span import NO_CUT, RANK_CUT
 from embedcal.methods._text_solver import FromBanks
@@ -40,8 +41,7 @@ class OrthCal(FromBanks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.strength < 0:
-            raise EmbedcalError(f"expected --strength of 0 or more, found {self.strength}")
+        at_least(self, strength=0)
 
     @property
     def banks(self) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from embedcal.heads import ContextHead, Head
+from embedcal.methods._bounds import defaults
 from embedcal.methods._prompts import averaged, by_rows, multiplier
 from embedcal.methods._text_solver import FromBanks
 from embedcal.methods.base import option
@@ -43,7 +44,10 @@ class PerceptionCLIP(FromBanks):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.temperature <= 0:
-            raise EmbedcalError(f"expected a positive --temperature, found {self.temperature}")
+            raise EmbedcalError(
+                f"expected a positive --temperature, found {self.temperature}: "
+                f"{defaults(self, 'temperature')}"
+            )
 
     @property
     def head_name(self) -> str:

@@ -10,6 +10,7 @@ import torch
 
 from embedcal.heads import Head, LinearHead, prototypes
 from embedcal.methods._adjusted import fit_adjusted
+from embedcal.methods._bounds import defaults
 from embedcal.methods._span import beside, span_basis
 from embedcal.methods._text_solver import TextSolver
 from embedcal.methods._unit import unit
@@ -61,11 +62,15 @@ class PPA(TextSolver):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.crossfit < 0 or self.crossfit == 1:
-            raise EmbedcalError(f"expected --crossfit of 0 or of 2 and more, found {self.crossfit}")
+            raise EmbedcalError(
+                f"expected --crossfit of 0 or of 2 and more, found {self.crossfit}: take 0, which "
+                "is off, or 5 folds"
+            )
         if self.penalty <= 0 or self.scale <= 0 or self.tau < 0 or self.tau_class < 0:
             raise EmbedcalError(
                 "expected positive --penalty and --scale and no negative --tau, found "
-                f"{self.penalty}, {self.scale}, {self.tau} and {self.tau_class}"
+                f"{self.penalty}, {self.scale}, {self.tau} and {self.tau_class}: "
+                f"{defaults(self, 'penalty', 'scale', 'tau', 'tau_class')}"
             )
 
     @property

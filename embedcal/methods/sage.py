@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from embedcal.heads import Head, LinearHead, TemplatesHead
+from embedcal.methods._bounds import at_least
 from embedcal.methods._prompts import multiplier
 from embedcal.methods._text_solver import FromBanks
 from embedcal.methods._unit import unit
@@ -52,8 +53,7 @@ class SAGE(FromBanks):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.keep < 0:
-            raise EmbedcalError(f"expected --keep of 0 or more, found {self.keep}")
+        at_least(self, keep=0)
 
     @property
     def random(self) -> bool:  # type: ignore[override]

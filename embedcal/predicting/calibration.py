@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from embedcal.datasets.printable import printable
 from embedcal.evaluate import Strata
 from embedcal.predicting.scores import DRAWS, Rows, scores
 from embedcal.predicting.temperature import Where, fit_temperature
-from embedcal.runs import Run, room
+from embedcal.runs import Run, check_over, room
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
 
 FILE = "calibration.json"
@@ -236,12 +236,7 @@ def _names(run: Run, cache: FeatureCache | None) -> _Names | None:
 
 
 def _names_in(run: Run, cache: FeatureCache) -> _Names:
-    made_over: Mapping[str, Any] = run.record["cache"]
-    if made_over["fingerprint"] != cache.fingerprint:
-        raise EmbedcalError(
-            f"expected the cache that run {run.id} was fitted over, found {cache.meta.path.name}: "
-            f"name {printable(str(made_over['path']), longest=300)} with --cache"
-        )
+    check_over(run, cache)
     attributes: Sequence[str] = run.record["attributes"]
     groups = labelled(cache, attributes).group_names(attributes)
     return _Names(cache.meta.classes, groups)

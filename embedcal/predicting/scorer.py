@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
 from embedcal.cache.cropping import Prepare, cropping
-from embedcal.cache.format import OK
-from embedcal.types import SPLITS, EmbedcalError, FloatArray, IntArray
+from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -100,9 +99,7 @@ class Scorer:
     @cached_property
     def rows(self) -> IntArray:
         """Positions (n,) of the training rows that have features."""
-        samples = self.cache.samples
-        train = (samples.split == SPLITS.index("train")) & (samples.status == OK)
-        rows = np.flatnonzero(train)
+        rows = self.cache.encoded_rows("train")
         if not len(rows):
             raise EmbedcalError(
                 f"expected training rows for --neighbours in {self.cache.meta.path.name}, found "

@@ -14,6 +14,7 @@ from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedcal.datasets.places import obstacle
 from embedcal.datasets.printable import printable
 from embedcal.datasets.spreadsheet import cell, path_cell
 from embedcal.runs import room
@@ -105,15 +106,17 @@ def sheet(path: Path, stamp: Stamp, neighbours: int) -> Iterator[Sheet]:
         lock.acquire()
         # Made where it is not there; append mode could not cut a torn line off.
         file = FileIO(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+")
-    except Timeout:
-        raise EmbedcalError(
-            f"expected to be alone in writing {path}, found another process at it: wait for it, "
-            f"or {ANOTHER}"
-        ) from None
     except OSError as error:
         lock.release()
+        barred = obstacle(path)  # where no lock can be made either, filelock says that it is held
+        if isinstance(error, Timeout) and not barred:
+            raise EmbedcalError(
+                f"expected to be alone in writing {path}, found another process at it: wait for "
+                f"it, or {ANOTHER}"
+            ) from None
         raise EmbedcalError(
-            f"expected to write {path}, found: {error.strerror}: choose another place with --csv"
+            f"expected to write {path}, found: {barred or error.strerror}: choose another place "
+            "with --csv"
         ) from None
     try:
         with file:

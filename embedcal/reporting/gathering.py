@@ -200,7 +200,7 @@ def _facts(block: Block, pool: Pool, cache: FeatureCache | None) -> dict[str, st
     if cache is None:
         return found
     meta = cache.meta
-    sizes = " + ".join(f"{len(looking.encoded(cache, s)):,} {s}" for s in ("train", "val", "test"))
+    sizes = " + ".join(f"{len(cache.encoded_rows(s)):,} {s}" for s in ("train", "val", "test"))
     return found | {
         "Cache": str(meta.path),
         "Cache identity": meta.identity,
@@ -269,7 +269,7 @@ def _look(
     """Galleries, explanation, map and detection, each as far as it can be had."""
     row = lines[0].row
     run, _ = of.by_id[row.runs[0]]
-    rows = looking.encoded(cache, "test")
+    rows = cache.encoded_rows("test")
     small = thumbnails(cache, rows[:1].tolist(), options.root, wanted=options.images)
     told = of.tested(run, row.selection)
     galleries: tuple[Gallery, ...] = ()

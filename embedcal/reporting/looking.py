@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embedcal.cache import FeatureCache
-from embedcal.cache.format import OK
 from embedcal.reporting.behind import Tested
 from embedcal.reporting.content import Detected, Explained, Figure, Gallery, Judged, Mapped, Shot
 from embedcal.reporting.inline import picture
 from embedcal.reporting.thumbnails import Thumbnails
 from embedcal.tables import percent
-from embedcal.types import SPLITS, IntArray, Split
+from embedcal.types import IntArray
 
 if TYPE_CHECKING:
     from embedcal.detecting import Detection
@@ -51,13 +50,6 @@ class Look:
             margin=float(told.margin[place]),
             picture=self.thumbnails.of(row),
         )
-
-
-def encoded(cache: FeatureCache, split: Split) -> IntArray:
-    """Rows (n,) of a split that have features, in the cache's order: those of predictions."""
-    samples = cache.samples
-    chosen = (samples.split == SPLITS.index(split)) & (samples.status == OK)
-    return np.flatnonzero(chosen)
 
 
 def galleries(look: Look) -> tuple[Gallery, ...]:

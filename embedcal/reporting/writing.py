@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from embedcal.atomic import atomic
+from embedcal.datasets.places import check_place
 from embedcal.reporting.gathering import Progress, ReportOptions, gather, silently
 from embedcal.reporting.page import render
 from embedcal.types import EmbedcalError
@@ -49,21 +50,13 @@ def report(
     path = Path(out).expanduser()
     if path.suffix.lower() not in SUFFIXES:
         raise EmbedcalError(
-            f"expected a page's name to end in .html, found '{path.name}': rename it"
+            f"expected a page's name to end in .html, found '{path.name}': call it {path.stem}.html"
         )
+    check_place(path)
     page = gather(runs, options or ReportOptions(), progress)
     text = render(page).encode("utf-8")
-    part = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic(path, parents=True, otherwise="choose another place with -o") as part:
         part.write_bytes(text)
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise EmbedcalError(
-            f"expected to write {path}, found: {error.strerror}: choose another place with -o"
-        ) from None
     notes = [note for each in page.parts for note in (*each.block.notes, *each.notes)]
     return Written(
         path=path,

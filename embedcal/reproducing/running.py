@@ -15,6 +15,7 @@ import numpy as np
 
 from embedcal.cache import FeatureCache
 from embedcal.comparing.recorded import plain
+from embedcal.cores import check_jobs
 from embedcal.datasets.places import data_dir
 from embedcal.grids.running import Watch, seeds_of
 from embedcal.reproducing.judging import Cell, Status, decimals, judge, percent_of
@@ -139,6 +140,7 @@ def reproduce(  # noqa: PLR0913 - a public function has the options that it has
     """
     began = time.perf_counter()
     wanted = read(name)
+    check_jobs(jobs)
     given = [cache] if isinstance(cache, FeatureCache) else cache
     numbers = seeds_of(wanted.seeds if seeds is None else seeds)
     folder = Path(out).expanduser() if out is not None else data_dir() / "reproduced" / wanted.name

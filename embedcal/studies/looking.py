@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from embedcal.fitting import Place, configure, task_of
+from embedcal.identification import rare_groups
 from embedcal.methods.base import Method
 from embedcal.studies.rows import Row
-from embedcal.types import IntArray
 from embedcal.workbench import Workbench
 
 Look = Callable[[Method, Place], Mapping[str, float]]
@@ -46,28 +46,16 @@ def calibration(method: Method, place: Place) -> dict[str, float]:
     positions = method.calibration_rows(task_of(method, place), place.seed)
     rows = np.flatnonzero(place.on.seen(method))[positions]
     train = place.on.split("train", method.level)
-    if "g" not in train:
+    counts = place.on.strata("train", method.level).train_group_counts
+    if counts is None:
         return {"rows": float(len(rows))}
-    rare = np.isin(train.g, rare_groups(train.g, place.on.n_attributes))
+    rare = (train.g >= 0) & rare_groups(counts)[train.g]
     hits = int(rare[rows].sum())
     return {
         "rows": float(len(rows)),
         "precision": hits / len(rows) if len(rows) else math.nan,
         "recall": hits / int(rare.sum()) if rare.any() and len(rows) else math.nan,
     }
-
-
-def rare_groups(g: IntArray, n_attributes: int) -> IntArray:
-    """Groups with fewer training rows than the mean of their class's groups; none if all are even.
-
-    ``g`` (n,) is ``y * A + a``, -1 where it is unknown. Groups without a row are left out.
-    """
-    counts = np.bincount(g[g >= 0])
-    counts = np.pad(counts, (0, -len(counts) % n_attributes)).reshape(-1, n_attributes)
-    present = counts > 0
-    mean = counts.sum(1) / np.maximum(present.sum(1), 1)  # (C,)
-    rare: IntArray = np.flatnonzero(present & (counts < mean[:, None]))
-    return rare
 
 
 def operations(method: Method, place: Place) -> dict[str, float]:

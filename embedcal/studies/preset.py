@@ -7,12 +7,12 @@ other file is one by its path.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from embedcal.errors import did_you_mean
 from embedcal.grids import Setting, Space, read_grid
 from embedcal.grids.settings import settings_of, written
 from embedcal.studies.needs import NEEDS
@@ -25,6 +25,13 @@ CHOICES = {
     "every": ("", "method", "variant"),
     "attributes": ("together", "each"),
     "reference": ("first", "of its method"),
+}
+
+KINDS = {  # what a key is, where it is no text, and an example
+    "seeds": ("a whole number from 1 on", "seeds = 3"),
+    "needs": ("a list of text", 'needs = ["attributes"]'),
+    "x": ("a list of text", 'x = ["epochs"]'),
+    "names": ("a table of text", '[names] and below it "neg=rns" = "random"'),
 }
 
 
@@ -111,8 +118,7 @@ def preset(name: str | Path) -> Preset:
     path = Path(name).expanduser()
     if path.suffix != ".toml":
         if str(name) not in names():
-            near = difflib.get_close_matches(str(name), names(), n=2, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join(names())}"
+            hint = did_you_mean(str(name), names(), f"choose {', '.join(names())}")
             raise EmbedcalError(
                 f"expected the name of a study or a .toml file, found '{name}': {hint}"
             )
@@ -132,18 +138,24 @@ def _check(given: Mapping[str, Any], path: Path) -> None:
     known = [item.name for item in fields(Preset) if item.name not in ("name", "spaces")]
     for key, value in given.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"it may have {', '.join(known)}"
+            hint = did_you_mean(key, known, f"it may have {', '.join(known)}")
             raise EmbedcalError(f"expected the keys of a study in {path}, found '{key}': {hint}")
         if key in CHOICES and value not in CHOICES[key]:
             allowed = ", ".join(choice for choice in CHOICES[key] if choice)
-            raise EmbedcalError(f"expected {key} in {path} to be one of {allowed}, found '{value}'")
+            mend = did_you_mean(str(value), CHOICES[key], f"leave {key} out, or choose one")
+            raise EmbedcalError(
+                f"expected {key} in {path} to be one of {allowed}, found {value!r:.60}: {mend}"
+            )
         if not _fits(key, value):
-            raise EmbedcalError(f"expected another kind of value for {key} in {path}: see the docs")
+            kind, example = KINDS.get(key, ("text", f'{key} = "some words"'))
+            raise EmbedcalError(
+                f"expected {key} in {path} to be {kind}, found {value!r:.60}: write, say, {example}"
+            )
     for need in given.get("needs", ()):
         if need not in NEEDS:
             raise EmbedcalError(
-                f"expected needs in {path} among {', '.join(NEEDS)}, found '{need}'"
+                f"expected needs in {path} among {', '.join(NEEDS)}, found '{need}': "
+                + did_you_mean(need, NEEDS, "leave out what is none of them")
             )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embedcal.annotating import labelled
 from embedcal.cache import FeatureCache
+from embedcal.cores import check_jobs
 from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
 from embedcal.evaluate import default_rule, rule
@@ -89,6 +90,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
     """
     began = time.perf_counter()
     chosen = preset(name)
+    check_jobs(jobs)
     if isinstance(caches, FeatureCache):
         caches = [caches]
     if not caches:

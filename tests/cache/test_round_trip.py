@@ -96,7 +96,15 @@ def test_a_split_holds_encoded_rows_with_labels_and_groups(cache, manifest) -> N
         np.testing.assert_array_equal(part.a, manifest.attributes[0].labels[rows])
         np.testing.assert_array_equal(part.g, part.y * 2 + part.a)
         seen += rows
+        assert cache.encoded_rows(name).tolist() == rows
+    assert cache.encoded_rows().tolist() == sorted(seen)
     assert sorted(seen) == [i for i in range(37) if i not in (5, 20)]
+    others = [i for i in sorted(seen) if manifest.split[i] != 1]
+    assert cache.encoded_rows(("test", "train")).tolist() == others
+    assert cache.encoded_rows(()).tolist() == []
+    for split in ("dev", ("train", "dev")):
+        with pytest.raises(EmbedcalError, match="train, val, test, found 'dev': take val"):
+            cache.encoded_rows(split)
 
 
 def test_unknown_attributes_are_minus_one_in_values_and_groups(cache, manifest) -> None:

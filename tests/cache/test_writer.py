@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import filelock
 import numpy as np
 import pytest
 from encoders_for_tests import NumpyEncoder, make_images, make_manifest
@@ -83,6 +85,27 @@ def test_the_second_writer_is_told_who_holds_the_file(root, tmp_path) -> None:
         finally:
             child.kill()
     assert request(root, out).rows == ROWS  # a dead holder holds nothing
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that takes no file")
+def test_a_folder_that_takes_no_file_is_not_another_writer() -> None:
+    with (
+        pytest.raises(EmbedcalError, match=r"expected to write /proc/c\.h5, found: .* with --out$"),
+        CacheWriter(Path("/proc/c.h5")),
+    ):
+        raise AssertionError
+
+
+def test_a_disk_without_locks_is_not_another_writer(tmp_path, monkeypatch) -> None:
+    def none(self: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(filelock.FileLock, "acquire", none)
+    with (
+        pytest.raises(EmbedcalError, match=r"expected to lock .*c\.h5\.lock, found: No locks"),
+        CacheWriter(tmp_path / "c.h5"),
+    ):
+        raise AssertionError
 
 
 def test_a_lock_is_given_back_after_an_error(tmp_path) -> None:

@@ -124,8 +124,9 @@ def test_what_may_be_asked_for_as_a_crop() -> None:
     assert [crop_of(x) for x in (None, "none", "auto", "178", 178)] == [
         None, None, "auto", 178, 178,
     ]  # fmt: skip
-    for wrong in ("0", 0, -3, "1.5", "", True, "\u00b2"):
-        with pytest.raises(EmbedcalError, match="expected a crop of 1 pixel or more, none or auto"):
+    assert crop_of("9459") == 9459
+    for wrong in ("0", 0, -3, "1.5", "", True, "\u00b2", 9460, "9" * 5000):
+        with pytest.raises(EmbedcalError, match="expected a crop of 1 to 9459 pixels, none or"):
             crop_of(wrong)
 
 

@@ -54,6 +54,14 @@ def good(tmp_path: Path) -> Path:
     return write(tmp_path / "my set.csv", rows)
 
 
+@pytest.mark.parametrize("option", ["rows", "seed"])
+def test_rows_and_a_seed_are_for_what_is_made_here(good: Path, option: str) -> None:
+    for source in (str(good), str(good.parent), "waterbirds"):
+        line = fault(source, **{option: 5})
+        assert f"expected no {option} for " in line
+        assert line.endswith(f"found 5: leave --{option} out")
+
+
 def fault(source: str | Path, **options: Any) -> str:
     with pytest.raises(EmbedcalError) as caught:
         read_manifest(source, options=ReadOptions(**options))

@@ -9,7 +9,7 @@ import pytest
 
 import embedcal
 from embedcal.detecting import DetectOptions, annotate, annotation, detect, infer, look_for, slices
-from embedcal.detecting.presence import auroc, calibration_rows, distinct, encoded_rows
+from embedcal.detecting.presence import auroc, calibration_rows, distinct
 from embedcal.detecting.wording import encoder_of, wording
 from embedcal.errors import EmbedcalError
 
@@ -106,14 +106,14 @@ def test_a_second_search_encodes_nothing_and_new_names_only_are_encoded(
 
 def test_thresholds_see_no_test_image_and_depend_on_no_other_name(cache):
     assert set(cache.samples.split[calibration_rows(cache)]) == {0, 1}
-    rows = encoded_rows(cache, "test")
+    rows = cache.encoded_rows("test")
     many, one = look_for(cache, rows, PLACES), look_for(cache, rows, ["water"])
     assert np.array_equal(many.of("water"), one.of("water"))
     assert np.array_equal(infer(cache, "water")[rows], one.of("water"))
 
 
 def test_names_without_a_meaning_to_the_encoder_are_left_out(cache):
-    found = look_for(cache, encoded_rows(cache, "val"), ["water", "xylophone", "painting"])
+    found = look_for(cache, cache.encoded_rows("val"), ["water", "xylophone", "painting"])
     assert found.names == ("water",)
     assert found.left_out == ("xylophone", "painting")
     assert found.separation.shape == (1,)
@@ -173,9 +173,9 @@ def test_a_file_of_attributes_is_a_detector(cache, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({"detector": "owl"}, "a detector among clip, owlvit or a file"),
-        ({"by": "size"}, "a ranking among delta, mi"),
-        ({"split": "all"}, "a split among train, val, test"),
+        ({"detector": "owl"}, "a detector among clip, owlvit or a file .* take clip"),
+        ({"by": "size"}, "a ranking among delta, mi, found 'size': take delta"),
+        ({"split": "all"}, "a split among train, val, test, found 'all': take val"),
         ({"detector": "owlvit"}, "the folder of the images for owlvit"),
     ],
 )

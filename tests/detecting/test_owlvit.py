@@ -152,12 +152,21 @@ def test_a_torn_part_is_made_again_and_more_rows_join_it(world):
 
 def test_other_images_and_missing_ones_are_told(world, tmp_path):
     cache, root = world
-    with pytest.raises(EmbedcalError, match="expected an image at"):
+    with pytest.raises(EmbedcalError, match=r"found no file that can be read at .*--root"):
         owlvit_boxes(cache, NAMES, np.arange(2), options(tmp_path, []))
     path = tmp_path / cache.samples.paths[0]
     path.parent.mkdir(parents=True)
     path.write_bytes((root / cache.samples.paths[1]).read_bytes())
-    with pytest.raises(EmbedcalError, match="the image that was cached"):
+    with pytest.raises(EmbedcalError, match=r"expected the bytes that .* found others"):
+        owlvit_boxes(cache, NAMES, np.arange(1), options(tmp_path, []))
+
+
+def test_a_pipe_in_the_place_of_an_image_is_not_waited_for(world, tmp_path):
+    cache, _ = world
+    path = tmp_path / cache.samples.paths[0]
+    path.parent.mkdir(parents=True)
+    os.mkfifo(path)
+    with pytest.raises(EmbedcalError, match="not a regular file"):
         owlvit_boxes(cache, NAMES, np.arange(1), options(tmp_path, []))
 
 

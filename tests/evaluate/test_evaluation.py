@@ -194,7 +194,12 @@ MISTAKES = {
     "columns": (([3, 7], np.eye(3)[:2]), {}, "expected one column of y_pred for each of 2 classes"),
     "shape": (([[0], [1]], [0, 1]), {}, "expected y_true as one label a row, found shape"),
     "nothing": (([], []), {}, "expected a split with rows"),
-    "not finite": (([0, 1], [[np.nan, 0], [0, 1]]), {}, "expected finite logits"),
+    "not finite": (
+        ([0, 1], [[0, 1], [np.nan, 0]]),
+        {},
+        "expected finite scores in y_pred, found NaN or infinity in 1 of 2 rows, the first in "
+        "row 1: ",
+    ),
     "lengths": (
         ([0, 1], [0, 1]),
         {"attributes": {"one": [0, 1], "two": [0]}},

@@ -178,7 +178,7 @@ def test_holm_against_the_definition():
 @pytest.mark.parametrize(
     ("name", "attribute", "match"),
     [
-        ("worst_gruop", True, "did you mean 'worst_group'"),
+        ("worst_gruop", True, "did you mean worst_group"),
         ("groups", True, "expected one of worst_group, "),
         ("worst_group", False, "attribute labels"),
     ],

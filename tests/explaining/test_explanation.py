@@ -168,6 +168,26 @@ def test_overlap_is_that_of_the_masks(pair: Any, small: Path) -> None:
     assert boxes.mean != pytest.approx(whole.mean, abs=1e-4)
 
 
+def test_masks_and_boxes_belong_to_the_images_that_were_cached(
+    pair: Any, small: Path, tmp_path: Path
+) -> None:
+    """Every row is held to that, not the first alone, and also where tokens make the maps."""
+    _, tokens = pair
+    folder = tmp_path / "copy"
+    shutil.copytree(small, folder)
+    row = int(tokens.split("test").rows[2])
+    mask = folder / tokens.samples.masks[row]
+    Image.open(mask).crop((0, 0, 64, 40)).save(mask)
+    with pytest.raises(EmbedcalError, match=r"its image's 64 x 64 pixels .* found 64 x 40: "):
+        aiou(None, tokens, sources=Sources(root=folder))
+    shutil.copyfile(small / tokens.samples.masks[row], mask)
+    assert aiou(None, tokens, sources=Sources(root=folder)).images == 7
+    Image.new("RGB", (64, 64)).save(folder / tokens.samples.paths[row])
+    for region in ("mask", "box"):
+        with pytest.raises(EmbedcalError, match=r"expected the bytes that .* found others"):
+            aiou(None, tokens, sources=Sources(root=folder, region=region))  # type: ignore[arg-type]
+
+
 def test_a_crop_before_the_encoder_crops_the_masks_too(small: Path) -> None:
     with open_cache(cached(small, crop=40)) as cache:
         assert cache.meta.preprocessing["center_crop"] == 40
@@ -321,7 +341,7 @@ def test_without_files_tokens_still_explain(
         figure({"zero-shot": found}, tokens)
 
 
-def test_what_is_asked_wrongly(pair: Any, birds: Path, small: Path) -> None:
+def test_what_is_asked_wrongly(pair: Any, birds: Path, small: Path, root: Path) -> None:
     plain, tokens = pair
     for rows, message in (([], "found none"), ([16], "between 0 and 15, found 16")):
         with pytest.raises(EmbedcalError, match=message):
@@ -331,8 +351,8 @@ def test_what_is_asked_wrongly(pair: Any, birds: Path, small: Path) -> None:
     with pytest.raises(EmbedcalError, match="expected a region among"):
         explain(None, tokens, [0], sources=Sources(root=small, region="rind"))  # type: ignore[arg-type]
     run = fit("zeroshot", plain)
-    with open_cache(birds) as other, pytest.raises(EmbedcalError, match="was fitted over"):
-        explain(run, other, [0])
+    with open_cache(birds) as other, pytest.raises(EmbedcalError, match="expected a run over"):
+        explain(run, other, [0], sources=Sources(root=root))
 
 
 def test_figure_of_several_runs(pair: Any, small: Path, tmp_path: Path) -> None:

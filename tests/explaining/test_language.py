@@ -192,7 +192,7 @@ def test_what_cannot_be_is_told_in_one_line(cache, words, tmp_path):
     other = replace(run, record={**run.record, "cache": {**run.record["cache"], "fingerprint": ""}})
     found = language(run, cache, words)
     for call, message in (
-        (lambda: language(other, cache, words), "expected the cache that run"),
+        (lambda: language(other, cache, words), "expected a run over"),
         (lambda: language(run, cache, words, split="all"), "a split among"),
         (lambda: language(run, cache, words, classes=[2]), "expected classes from 0 to 1"),
         (lambda: language(run, cache, {}), "two classes and a word"),

@@ -100,12 +100,30 @@ def test_a_mistake_in_a_spec_is_one_line_that_names_it(text: str, message: str) 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("erm:lr=1:lr=2", "found lr=1 and lr=2 in 'erm:lr=1:lr=2': list all of its values after"),
+        ("jtt:stage-epochs=1,2:stage_epochs=3", "found stage-epochs=1,2 and stage_epochs=3 in"),
+    ],
+)
+def test_an_option_twice_is_refused_with_both(text: str, message: str) -> None:
+    with pytest.raises(EmbedcalError, match="expected each option once") as caught:
+        parse(text)
+    assert message in str(caught.value)
+
+
+def test_an_option_in_two_spellings_is_refused() -> None:
+    with pytest.raises(EmbedcalError, match=r"found stage-epochs, stage_epochs: .* keep one"):
+        space("jtt", {"stage-epochs": [1], "stage_epochs": [3]})
+
+
 def test_a_value_that_the_method_refuses_is_refused_before_anything_runs(cache, tmp_path) -> None:
     from embedcal.grids import grid
 
     for spec, message in (
         ("erm:optimizer=adam", "one of adamw, sgd"),
-        ("erm:epochs=0", "at least 1"),
+        ("erm:epochs=0", "--epochs of 1 or more, found 0: take 30, the default"),
         ("erm:lr=1..2", "the range"),
     ):
         with pytest.raises(EmbedcalError, match=message):

@@ -116,7 +116,7 @@ def test_a_failed_run_is_status_3(made: Path, tmp_path: Path) -> None:
         (("--set", "epochs"), "expected --set OPTION=VALUE, found 'epochs'"),
         (("--methods", "emr"), "did you mean"),
         (("--seeds", "some"), "--seeds"),
-        (("--select", "val.worst_group,val.men"), "did you mean 'val.mean'"),
+        (("--select", "val.worst_group,val.men"), "did you mean val.mean"),
         (("--quick", "--default-grid"), "found --quick and --default-grid"),
     ],
 )

@@ -333,7 +333,9 @@ def test_a_run_without_groups_says_so(birds: Path) -> None:
     ("kwargs", "words"),
     [
         ({"c": (0.0,)}, "positive"),
-        ({"halves": 0}, "1 or more"),
+        ({"halves": 0}, "--halves of 1 or more, found 0: take 5, the default of dfr"),
+        ({"halves": 10**9}, "1,000 at most, found 1,000,000,000 and 0: take 5 and 20"),
+        ({"refits": 1001}, "1,000 at most, found 5 and 1,001"),
         ({"variant": "vall"}, "val, train"),
         ({"features": "tokens"}, "pooled"),
         ({"balance": "classes"}, "group, class"),

@@ -310,7 +310,7 @@ def test_a_class_without_rows_is_named() -> None:
         ({"c": 0.0}, "positive"),
         ({"c": float("inf")}, "positive"),
         ({"tol": float("nan")}, "positive"),
-        ({"max_iter": 0}, "at least 1"),
+        ({"max_iter": 0}, "--max-iter of 1 or more"),
         ({"balance": "groups"}, "none, class, group"),
         ({"features": "tokens"}, "pooled"),
     ],

@@ -148,7 +148,7 @@ def test_mistakes_are_one_line(flock, tmp_path: Path) -> None:
     other = made(tmp_path / "other", (0.9, 0.5, 0.4, 0.8))
     with (
         embedcal.open(flock.cache) as cache,
-        pytest.raises(EmbedcalError, match=r"expected the cache that run .* was fitted over"),
+        pytest.raises(EmbedcalError, match=r"expected a run over .* name that with --cache"),
     ):
         calibrate(other, cache)
     (run.folder / "predictions.safetensors").unlink()

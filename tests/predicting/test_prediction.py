@@ -21,7 +21,7 @@ from embedcal.explaining.pictures import Pictures
 from embedcal.heads import load_head
 from embedcal.predicting import Predictions, PredictOptions, calibrate, predict
 from embedcal.predicting.scorer import Scorer
-from embedcal.predicting.sheet import Sheet, Stamp
+from embedcal.predicting.sheet import Sheet, Stamp, sheet
 from embedcal.predicting.temperature import softmax
 from embedcal.reencoding import Source
 from embedcal.runs import NoRoomError, Run, load_run
@@ -259,6 +259,15 @@ def test_runs_rules_temperatures_and_other_files_never_mix(
         go(run, photos, tmp_path / "no" / "out.csv")
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no folder that takes no file")
+def test_a_folder_that_takes_no_file_is_not_another_process() -> None:
+    with (
+        pytest.raises(EmbedcalError, match=r"expected to write /proc/out\.csv, found: .* --csv$"),
+        sheet(Path("/proc/out.csv"), Stamp("r", "last", 1.0), 0),
+    ):
+        raise AssertionError
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with FileIO("/dev/full", "r+") as file:
@@ -320,7 +329,7 @@ def test_mistakes_are_one_line(flock, photos: Path, tmp_path: Path) -> None:
     cases = [
         (
             {"run": run, "cache": plain},
-            "expected the cache that run .* was fitted over, found plain",
+            r"expected a run over plain\.h5, found .*: name that with --cache",
         ),
         ({"run": imported}, "expected a cache made from images, found imported features"),
         ({"run": moved}, r"found no .*gone\.h5: name the file with --cache"),

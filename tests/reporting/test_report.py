@@ -311,7 +311,10 @@ def test_runs_without_predictions_have_no_intervals_and_a_note(tmp_path):
         ("folder.html", "choose another place"),
     ],
 )
-def test_a_page_that_cannot_be_written_is_one_line(made, tmp_path, out, said):
+def test_a_page_that_cannot_be_written_is_one_line_before_any_work(
+    made, tmp_path, monkeypatch, out, said
+):
+    monkeypatch.delattr("embedcal.reporting.writing.gather")
     (tmp_path / "file").write_text("")
     (tmp_path / "folder.html").mkdir()
     with pytest.raises(EmbedcalError, match=said) as raised:

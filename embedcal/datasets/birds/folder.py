@@ -63,8 +63,8 @@ def render(
         workers = min(processors, 1 + rows // 400)
     if isinstance(workers, bool) or not isinstance(workers, int) or workers < 1:
         raise EmbedcalError(
-            f"workers should be a positive integer. Found workers = {workers!r}. Leave it out to "
-            "use every processor."
+            f"expected workers to be a positive integer, found {workers!r}: leave it out to use "
+            "every processor"
         )
     folder = Path(folder)
     identity = {"renderer": RENDERER, "rows": rows, "seed": seed}
@@ -124,16 +124,16 @@ def _holds(folder: Path, identity: dict[str, int]) -> bool:
     if found != identity:
         what = "something else" if found is None else f"another world ({json.dumps(found)})"
         raise EmbedcalError(
-            f"{folder} should be new, empty, or hold the world {json.dumps(identity)}. Found "
-            f"{what} there. Name another folder, or remove it."
+            f"expected {folder} to be new, empty, or to hold the world {json.dumps(identity)}, "
+            f"found {what}: name another folder, or remove it"
         )
     pictures = sum(1 for _ in folder.rglob("*.png"))
     tables = (folder / "metadata.csv").is_file() and (folder / "bounding_boxes.csv").is_file()
     if pictures != 2 * identity["rows"] or not tables:
         raise EmbedcalError(
-            f"{folder} should hold {2 * identity['rows']} PNG files, metadata.csv and "
-            f"bounding_boxes.csv. Found {pictures} PNG files, or a table missing. Remove the "
-            "folder to have it rendered again."
+            f"expected {2 * identity['rows']} PNG files, metadata.csv and bounding_boxes.csv in "
+            f"{folder}, found {pictures} PNG files, or a table missing: remove the folder to have "
+            "it rendered again"
         )
     return True
 

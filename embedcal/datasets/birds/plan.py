@@ -74,14 +74,12 @@ def plan(rows: int, seed: int) -> list[Row]:
     """
     if isinstance(rows, bool) or not isinstance(rows, int) or rows < FEWEST_ROWS:
         raise EmbedcalError(
-            f"rows should be an integer of at least {FEWEST_ROWS}, so that the rarest group has "
-            f"an image. Found rows = {rows!r}. Ask for more rows (Waterbirds has "
-            f"{WATERBIRDS_ROWS})."
+            f"expected rows to be an integer of at least {FEWEST_ROWS}, so that the rarest group "
+            f"has an image, found {rows!r}: ask for more (Waterbirds has {WATERBIRDS_ROWS})"
         )
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < SEEDS:
         raise EmbedcalError(
-            f"seed should be an integer from 0 to {SEEDS - 1}. Found seed = {seed!r}. Choose one "
-            "in that range."
+            f"expected seed to be an integer from 0 to {SEEDS - 1}, found {seed!r}: take, say, 0"
         )
     rng = np.random.default_rng((_PLAN, seed, rows))
     cells = [

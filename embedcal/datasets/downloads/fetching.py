@@ -67,7 +67,8 @@ class _Session(requests.Session):
         url = url.decode("latin-1") if isinstance(url, bytes) else url
         if not is_allowed(url, local=self._local):
             raise EmbedcalError(
-                f"expected an address with https://, found a redirect to {printable(url)}"
+                f"expected an address with https://, found a redirect to {printable(url)}: see "
+                "whether the address has changed"
             )
         return self._adapter
 
@@ -242,7 +243,8 @@ class Fetch:
     def _check_size(self, total: int | None, have: int) -> None:
         if self.size is not None and total not in (None, self.size):
             raise EmbedcalError(
-                f"expected {self.size:,} bytes, found that the server has {total:,}"
+                f"expected {self.size:,} bytes, found that the server has {total:,}: see whether "
+                "the file has changed there"
             )
         need = (self.size or total or have) - have
         free = shutil.disk_usage(self.target.parent).free
@@ -260,7 +262,10 @@ class Fetch:
                 have += len(piece)
                 if total is not None and have > total:
                     self.forget()
-                    raise EmbedcalError(f"expected {total:,} bytes, found that more came")
+                    raise EmbedcalError(
+                        f"expected {total:,} bytes, found that more came: see whether the file "
+                        "has changed there"
+                    )
                 file.write(piece)
                 file.flush()
                 if self.progress:

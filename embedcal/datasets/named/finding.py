@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import fnmatch
 import os
 import re
@@ -241,8 +242,11 @@ def _rule(
             return split, facts.splits[split]
         if "," not in split:
             names = ", ".join([*facts.splits, "fractions such as 0.7,0.1,0.2"])
+            near = difflib.get_close_matches(split, list(facts.splits), n=1)
+            hint = f"did you mean {near[0]}?" if near else "write, say, 0.7,0.1,0.2"
             raise EmbedcalError(
-                f"expected --split of {facts.name} to be one of {names}, found '{printable(split)}'"
+                f"expected --split of {facts.name} to be one of {names}, found "
+                f"'{printable(split)}': {hint}"
             )
         return split, parse_rule(split, ["y", *facts.attributes], seed=0)
     if facts.splits:

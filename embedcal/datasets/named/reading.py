@@ -16,7 +16,7 @@ from embedcal.datasets.made import notes_of
 from embedcal.datasets.manifest import Manifest, group_counts
 from embedcal.datasets.named.facts import Benchmark
 from embedcal.datasets.named.finding import Found, find
-from embedcal.datasets.options import ReadOptions
+from embedcal.datasets.options import ReadOptions, refuse_making
 from embedcal.datasets.places import data_dir
 from embedcal.datasets.printable import printable
 from embedcal.datasets.problems import Problem, raise_any
@@ -38,6 +38,8 @@ def read_benchmark(facts: Benchmark, root: Path | None, options: ReadOptions) ->
 
 def locate(facts: Benchmark, root: Path | None, options: ReadOptions) -> Found:
     """The layout and the rows of the benchmark; one that is made is made where it is not there."""
+    if not facts.made:
+        refuse_making(options, facts.name)
     folder = make(facts, root, options) if facts.made else root
     if folder is None:
         raise EmbedcalError(

@@ -30,8 +30,14 @@ def _read_text(path: Path) -> Table:
     shown = printable(str(path), longest=300)
     try:
         rows = [line.split() for line in path.read_text("utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise EmbedcalError(f"expected text in UTF-8 in {shown}, found: {error}") from None
+    except UnicodeDecodeError:
+        raise EmbedcalError(
+            f"expected text in UTF-8 in {shown}, found other bytes: save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise EmbedcalError(
+            f"expected to read {shown}, found: {error.strerror}: check the path and its permissions"
+        ) from None
     counted = bool(rows) and len(rows[0]) == 1 and rows[0][0].isdigit()
     first = 2 if counted else 0
     body = [(number, row) for number, row in enumerate(rows[first:], first + 1) if row]

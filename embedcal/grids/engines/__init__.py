@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from embedcal.errors import did_you_mean
 from embedcal.grids.engines import batched, processes, sequential
 from embedcal.grids.engines.base import Report
 from embedcal.grids.jobs import Job, Site
@@ -17,7 +18,10 @@ ALONE = 3.0  # seconds of runs one by one before more processes are worth their 
 def check_engine(name: str) -> None:
     """EmbedcalError for a name that is no engine's."""
     if name not in ENGINES:
-        raise EmbedcalError(f"expected --engine to be one of {', '.join(ENGINES)}, found '{name}'")
+        raise EmbedcalError(
+            f"expected --engine to be one of {', '.join(ENGINES)}, found '{name}': "
+            + did_you_mean(name, ENGINES, "auto chooses one")
+        )
 
 
 def work(

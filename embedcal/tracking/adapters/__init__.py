@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import pkgutil
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.tracking.adapters.base import Tracker
 from embedcal.types import EmbedcalError
 
@@ -26,8 +26,7 @@ def open_tracker(name: str, project: str, out: Path | None) -> Tracker:
     EmbedcalError for an unknown name, and where its package is not installed.
     """
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else "choose one of them"
+        hint = did_you_mean(name, names(), "tensorboard needs no account")
         raise EmbedcalError(
             f"expected --to to be one of {', '.join(names())}, found '{printable(name)}': {hint}"
         )
