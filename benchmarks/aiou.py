@@ -42,11 +42,11 @@ from embedcal.evaluate import Overlap, Strata, iou, overlap
 from embedcal.evaluate.overlap import adjusted
 from embedcal.explaining.encoder import encoder_of
 from embedcal.explaining.gradcam import class_gradients, class_maps, enlarged
-from embedcal.explaining.pictures import find
 from embedcal.explaining.readout import readout
 from embedcal.explaining.regions import Regions
 from embedcal.explaining.trunk import layer_of
 from embedcal.fitting import fit_on
+from embedcal.pictures import find
 from embedcal.runs import Run
 from embedcal.types import EmbedcalError, FloatArray, Split
 from embedcal.workbench import Workbench

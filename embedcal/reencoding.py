@@ -19,7 +19,7 @@ from embedcal.cache.format import OK
 from embedcal.cache.sharding import open_any
 from embedcal.encoders.again import check_preprocessing, encoder_again
 from embedcal.encoders.decode import UnreadableImageError, decode
-from embedcal.explaining.pictures import Pictures, find
+from embedcal.pictures import Pictures, find
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Level
 
 if TYPE_CHECKING:

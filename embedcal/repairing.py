@@ -23,7 +23,7 @@ from embedcal.cache.layout import StoredFile
 from embedcal.cache.repairing import WorkCopy, failing_rows
 from embedcal.cache.sharding import open_any, verify_any
 from embedcal.cache.verification import follows
-from embedcal.explaining.pictures import find
+from embedcal.pictures import find
 from embedcal.reencoding import BATCH, Encoded, Progress, Source, encode_rows
 from embedcal.types import EmbedcalError, Level
 

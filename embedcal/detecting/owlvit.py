@@ -23,7 +23,7 @@ from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
 from embedcal.detecting.options import OWLVIT, DetectOptions
 from embedcal.detecting.presence import Presence
-from embedcal.explaining.pictures import Pictures
+from embedcal.pictures import Pictures
 from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ import numpy as np
 
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
-from embedcal.explaining.pictures import Pictures
 from embedcal.explaining.readout import Readout, head_of, readout
 from embedcal.explaining.trunk import Layer, is_last, stage
+from embedcal.pictures import Pictures
 from embedcal.types import EmbedcalError, IntArray
 
 if TYPE_CHECKING:

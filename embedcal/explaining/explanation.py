@@ -21,14 +21,14 @@ from embedcal.explaining.explainer import (
     explainer_of,
     from_tokens,
 )
-from embedcal.explaining.pictures import find, preparation
 from embedcal.explaining.readout import head_of
 from embedcal.explaining.regions import Kind, Regions, has_regions
+from embedcal.pictures import find, preparation
 from embedcal.types import EmbedcalError, FloatArray, IntArray, Split
 
 if TYPE_CHECKING:
-    from embedcal.explaining.pictures import Pictures
     from embedcal.heads import Head
+    from embedcal.pictures import Pictures
     from embedcal.runs import Run
     from embedcal.workbench import Workbench
 

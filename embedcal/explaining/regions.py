@@ -12,7 +12,7 @@ from embedcal.cache import FeatureCache
 from embedcal.cache.digests import read_regular
 from embedcal.datasets.printable import printable
 from embedcal.explaining.frame import frame
-from embedcal.explaining.pictures import Pictures
+from embedcal.pictures import Pictures
 from embedcal.types import EmbedcalError, IntArray
 
 Kind = Literal["auto", "mask", "box"]

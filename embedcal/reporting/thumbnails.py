@@ -18,7 +18,7 @@ from embedcal.types import EmbedcalError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from embedcal.explaining.pictures import Pictures
+    from embedcal.pictures import Pictures
 
 SIDE = 144  # pixels: sharp at 96 on most screens, about 4 KB each
 QUALITY = 78
@@ -70,7 +70,7 @@ def thumbnails(
     cache: FeatureCache, rows: Sequence[int], root: Path | None, *, wanted: bool
 ) -> Thumbnails:
     """Of a cache, from ``root`` or from where the first of ``rows`` is found as it was cached."""
-    from embedcal.explaining.pictures import find
+    from embedcal.pictures import find
 
     if not wanted:
         return Thumbnails(cache, None, "no images, as asked (--no-images)")

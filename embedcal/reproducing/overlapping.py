@@ -59,7 +59,7 @@ class Overlaps:
 
     def _measured(self, run: Run, rule: str, on: Workbench) -> Overlap:
         from embedcal.evaluate import overlap
-        from embedcal.explaining.pictures import find
+        from embedcal.pictures import find
 
         root = self.root
         try:

@@ -25,10 +25,10 @@ from embedcal.evaluate import aiou as aiou_of
 from embedcal.evaluate import iou as iou_of
 from embedcal.explaining import Sources, aiou, choose, explain, figure
 from embedcal.explaining.gradcam import enlarged
-from embedcal.explaining.pictures import find
 from embedcal.explaining.readout import head_of, readout
 from embedcal.explaining.trunk import from_pixels, layer_of
 from embedcal.fitting import fit
+from embedcal.pictures import find
 from embedcal.types import EmbedcalError
 
 

@@ -17,8 +17,8 @@ from filelock import FileLock
 import embedcal
 from embedcal.cache import import_features
 from embedcal.cache.format import OK
-from embedcal.explaining.pictures import Pictures
 from embedcal.heads import load_head
+from embedcal.pictures import Pictures
 from embedcal.predicting import Predictions, PredictOptions, calibrate, predict
 from embedcal.predicting.scorer import Scorer
 from embedcal.predicting.sheet import Sheet, Stamp, sheet
