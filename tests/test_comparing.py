@@ -336,7 +336,7 @@ def test_how_often_test_was_scored(filled):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"select": "val.worst_grup"}, "did you mean 'val.worst_group'"),
+        ({"select": "val.worst_grup"}, "did you mean val.worst_group"),
         ({"metric": "worst_grup"}, "did you mean worst_group"),
         ({"baseline": "em"}, "did you mean erm"),
         ({"by": "wdd"}, "did you mean wd"),

@@ -40,7 +40,7 @@ def read_regular(path: Path) -> bytes:
     """All bytes of a regular file; OSError for anything else, pipes and huge files included."""
     with _open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
-        return file.read(max(size, 1 << 20) + 1)  # room for all that is asked for is taken first
+        return file.read(size + 1)  # room for all that is asked for is taken first
 
 
 def _open_regular(path: Path) -> BufferedReader:

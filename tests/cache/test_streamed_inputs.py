@@ -21,7 +21,6 @@ from embedcal.cache import (
     BuildReport,
     build_cache,
     contents,
-    digests,
     encoding,
     identity,
     open_cache,
@@ -279,11 +278,9 @@ def test_braces_name_files(source: Callable[..., Path], hold: Hold, tmp_path: Pa
 
 @KINDS
 def test_memory_does_not_grow_with_text(
-    source: Callable[..., Path], hold: Hold, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Callable[..., Path], hold: Hold, tmp_path: Path
 ) -> None:
     """Less than 100 bytes a row at the peak, labels and digests among them; text takes 2 KB."""
-    # Buffers, which are there as often as threads happen to need them at once.
-    monkeypatch.setattr(digests, "MAX_FILE_BYTES", 1 << 10)
     build(read(source(tmp_path / "warm", 64, 64)), tmp_path / "warm.h5", workers=1)
     few, many = 100, 500
     peaks = {}
