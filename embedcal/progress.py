@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -115,7 +115,7 @@ def progress() -> Iterator[Bars]:
         disable=not draw,
     )
     told = None if draw or volume() is not Volume.VERBOSE else Lines(to)
-    with shown:
+    with shown if draw else nullcontext():  # rich before 14 ends even a disabled one with a line
         yield Bars(shown, told)
 
 
