@@ -66,17 +66,10 @@ def check(
         >>> found.name, len(found.findings) > 0
         ('birds', True)
     """
-    from embedcal.datasets.named import benchmark_names
-
-    if name not in benchmark_names():
-        import difflib
-
-        near = difflib.get_close_matches(name, benchmark_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(benchmark_names())}"
-        raise EmbedcalError(f"expected a named data set, found '{printable(name)}': {hint}")
+    facts = benchmark(name)
     base = None if root is None else Path(root).expanduser().absolute()
     options = replace(options or ReadOptions(), progress=progress)
-    findings = tuple(_findings(benchmark(name), base, options, sample))
+    findings = tuple(_findings(facts, base, options, sample))
     return Check(name=name, root=base, findings=findings)
 
 

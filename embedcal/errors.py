@@ -26,8 +26,13 @@ class WithheldError(EmbedcalError):
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str) -> str:
-    """What to do about an unknown name: take the nearest of those known, or do ``otherwise``."""
+    """What to do about an unknown name: take the nearest of those known, or do ``otherwise``.
+
+    Upper and lower case count as the same.
+    """
     import difflib  # only a mistake needs it
 
-    near = difflib.get_close_matches(name, list(known), n=2, cutoff=0.5)
+    plain = {each.casefold(): each for each in known}
+    close = difflib.get_close_matches(name.casefold(), plain, n=2, cutoff=0.5)
+    near = [plain[each] for each in close]
     return f"did you mean {' or '.join(near)}?" if near else otherwise

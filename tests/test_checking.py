@@ -126,7 +126,7 @@ def test_list_and_show() -> None:
 
 
 def test_show_of_a_typo() -> None:
-    assert "did you mean waterbirds?" in command("show", "waterbrids", status=2).stderr
+    assert "did you mean waterbirds" in command("show", "waterbrids", status=2).stderr
 
 
 def test_check_ends_as_it_found(waterbirds: Path, tmp_path: Path) -> None:

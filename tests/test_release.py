@@ -73,7 +73,7 @@ def test_the_lower_bounds_are_those_of_the_project() -> None:
 @pytest.mark.parametrize(
     ("line", "pinned"),
     [
-        ("torch>=2.13", "torch==2.13\n"),
+        ("torch>=2.13", "torch===2.13.0\n"),
         ("a-b_c>=1.2,<3; sys_platform == 'linux'", "a-b_c==1.2; sys_platform == 'linux'\n"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -10,24 +9,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from embedcal.datasets.named import Benchmark, benchmark, benchmark_names
-from embedcal.datasets.printable import printable
 from embedcal.tables import facts, group_table, plain_table, shown
-from embedcal.types import SPLITS, EmbedcalError
+from embedcal.types import SPLITS
 
 if TYPE_CHECKING:
     from embedcal.checking import Check
     from embedcal.obtaining import Obtained
 
 MARKS = {"ok": "ok", "differs": "differs", "fails": "FAILS"}
-
-
-def known(name: str) -> Benchmark:
-    """The facts of that name; EmbedcalError with the nearest one otherwise."""
-    if name not in benchmark_names():
-        near = difflib.get_close_matches(name.casefold(), benchmark_names(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(benchmark_names())}"
-        raise EmbedcalError(f"expected a named data set, found '{printable(name)}': {hint}")
-    return benchmark(name)
 
 
 def automatic(about: Benchmark) -> str:

@@ -51,9 +51,10 @@ def show(name: Name, as_json: Json = False) -> None:
 
     Example: embedcal datasets show waterbirds
     """
-    from embedcal.answers.datasets import known, show_record, show_report
+    from embedcal.answers.datasets import show_record, show_report
+    from embedcal.datasets.named import benchmark
 
-    facts = known(name)
+    facts = benchmark(name)
     answer(show_record(facts), show_report(facts), as_json=as_json)
 
 

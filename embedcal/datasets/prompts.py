@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 from embedcal.datasets.options import Prompts
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.types import ROLES, EmbedcalError, Pair, Pairs
 
 BANKS = ("class", "attribute", "context", "group")
@@ -166,11 +166,10 @@ def read_pairs(given: str | Path | Mapping[str, Any]) -> Pairs:
     listed = given if isinstance(given, Mapping) else _load_toml(Path(given).expanduser(), shown)
     for key in listed:
         if key not in ROLES:
-            near = difflib.get_close_matches(str(key), ROLES, n=1)
-            guess = f": did you mean '{near[0]}'?" if near else f": write it as {PAIRS_FORM}"
+            hint = did_you_mean(str(key), ROLES, f"write it as {PAIRS_FORM}")
             raise EmbedcalError(
                 f"expected pairs under {', '.join(ROLES)} in {shown}, found "
-                f"'{printable(str(key))}'{guess}"
+                f"'{printable(str(key))}': {hint}"
             )
     rows: dict[str, int] = {}
     pairs: list[Pair] = []

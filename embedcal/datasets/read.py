@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from embedcal.datasets.named.splitting import parse_rule, split_rows
 from embedcal.datasets.options import ReadOptions, crop_of, refuse_making
 from embedcal.datasets.printable import printable
 from embedcal.datasets.table import Rows, read_csv, read_tree
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 
@@ -68,12 +68,10 @@ def _read(source: str, root: Path | None, options: ReadOptions) -> Manifest:
     if path.is_file() and path.suffix == ".toml":
         return read_benchmark(read_facts(path), root or path.parent, options)
     if not path.exists() and not _is_pattern(path):
-        names = benchmark_names()
-        close = difflib.get_close_matches(source.casefold(), names, n=1)
-        guess = f": did you mean '{close[0]}'?" if close else ": check the spelling or the path"
+        hint = did_you_mean(source, benchmark_names(), "check the spelling or the path")
         raise EmbedcalError(
             "expected a named data set ('embedcal datasets' lists them), a file or a folder, found "
-            f"'{printable(source, longest=300)}', which is none of them{guess}"
+            f"'{printable(source, longest=300)}', which is none of them: {hint}"
         )
     refuse_making(options, source)
     table, base = _table(path, root, options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embedcal.encoders import plugins
 from embedcal.encoders.base import Encoder
 from embedcal.encoders.compiled import TORCH, check_runtime
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 if TYPE_CHECKING:
@@ -225,8 +225,7 @@ def _architecture(name: str, pretrained: str | None) -> str:
     architecture = OPENAI.get(name, name.replace("/", "-"))
     if architecture not in known:
         names = dict.fromkeys([*backbones(), *known])  # RN50 is a name of both
-        close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "open_clip has no such model"
+        hint = did_you_mean(name, names, "open_clip has no such model")
         raise EmbedcalError(f"expected the name of a backbone, found '{name}': {hint}")
     twin = (
         architecture.removesuffix(QUICK) if architecture.endswith(QUICK) else architecture + QUICK
@@ -270,8 +269,7 @@ def _no_such_weights(architecture: str, pretrained: str) -> str:
     import open_clip
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
-    close = difflib.get_close_matches(pretrained, tags, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(close)}?" if close else f"tags: {_tags(architecture)}"
+    hint = did_you_mean(pretrained, tags, f"tags: {_tags(architecture)}")
     return (
         f"expected a tag of {architecture}, a file, or random:SEED as --pretrained, found "
         f"'{pretrained}': {hint}"

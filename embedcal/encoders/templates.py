@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 PHOTO2 = ("a photo of the {}.", "a photo of a {}.")
@@ -45,8 +45,7 @@ def load(name_or_file: str) -> Mapping[str, Sequence[Any]]:
         return {"": [template("{}") for template in chosen]}
     path = _parts(name_or_file)[0]
     if not path.is_file():
-        near = difflib.get_close_matches(name_or_file, NAMES, n=1)
-        hint = f"did you mean {near[0]}?" if near else "check the path, or take openai, the 80"
+        hint = did_you_mean(name_or_file, NAMES, "check the path, or take openai, the 80")
         raise EmbedcalError(
             f"expected templates among {', '.join(NAMES)} or a file, found '{name_or_file}': {hint}"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.evaluate import rule
 from embedcal.reproducing.recipe import (
     OVERLAP,
@@ -49,8 +49,7 @@ def recipe(name: str | Path) -> Recipe:
     if path.suffix != ".toml":
         known = recipe_names()
         if str(name) not in known:
-            near = difflib.get_close_matches(str(name), known, n=2, cutoff=0.4)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it is one of {known}"
+            hint = did_you_mean(str(name), known, f"it is one of {', '.join(known)}")
             raise EmbedcalError(
                 f"expected the name of a recipe or a .toml file, found '{printable(str(name))}': "
                 f"{hint}"

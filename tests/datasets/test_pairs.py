@@ -37,7 +37,7 @@ def test_pairs_are_read_by_role_and_each_prompt_once(tmp_path: Path, as_file: bo
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"rejct": [["a", "b"]]}, "found 'rejct': did you mean 'reject'?"),
+        ({"rejct": [["a", "b"]]}, "found 'rejct': did you mean reject?"),
         ({"xyz\n": []}, r"under reject, accept, equal in the concept pairs, found 'xyz\n'"),
         ({"reject": [["a", "b"], ["a"]]}, "in pair 2 of 'reject'"),
         ({"reject": [["a", "b", "c"]]}, "in pair 1 of 'reject'"),

@@ -341,9 +341,9 @@ def test_a_folder_is_its_own_root(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "said"),
     [
-        ("waterbird", "did you mean 'waterbirds'?"),
-        ("Waterbirds", "did you mean 'waterbirds'?"),
-        ("brids", "did you mean 'birds'?"),
+        ("waterbird", "did you mean waterbirds"),
+        ("Waterbirds", "did you mean waterbirds"),
+        ("brids", "did you mean birds"),
         ("no/such/file.csv", "check the spelling or the path"),
         ("\x1b[2J", "check the spelling"),
         ("a\0b", "check the spelling"),

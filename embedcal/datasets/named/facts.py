@@ -11,6 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from embedcal.datasets.downloads import Download
 from embedcal.datasets.named.splitting import SplitRule
 from embedcal.datasets.printable import printable
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 FACTS = Path(__file__).parent.parent / "facts"
@@ -101,7 +102,11 @@ def benchmark_names() -> tuple[str, ...]:
 
 
 def benchmark(name: str) -> Benchmark:
-    """The facts about ``name``, which is among ``benchmark_names()``."""
+    """The facts about ``name``; EmbedcalError with the nearest names where it is none of them."""
+    names = benchmark_names()
+    if name not in names:
+        hint = did_you_mean(name, names, f"it is one of {', '.join(names)}")
+        raise EmbedcalError(f"expected a named data set, found '{printable(name)}': {hint}")
     return read_facts(FACTS / f"{name}.toml")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import os
 import re
@@ -21,6 +20,7 @@ from embedcal.datasets.named.splitting import SplitRule, parse_rule, split_rows
 from embedcal.datasets.printable import printable
 from embedcal.datasets.problems import Problem, raise_any
 from embedcal.datasets.table import Table
+from embedcal.errors import did_you_mean
 from embedcal.types import EmbedcalError
 
 _LEFT = "the attribute is left out, and with it the groups"
@@ -242,8 +242,7 @@ def _rule(
             return split, facts.splits[split]
         if "," not in split:
             names = ", ".join([*facts.splits, "fractions such as 0.7,0.1,0.2"])
-            near = difflib.get_close_matches(split, list(facts.splits), n=1)
-            hint = f"did you mean {near[0]}?" if near else "write, say, 0.7,0.1,0.2"
+            hint = did_you_mean(split, facts.splits, "write, say, 0.7,0.1,0.2")
             raise EmbedcalError(
                 f"expected --split of {facts.name} to be one of {names}, found "
                 f"'{printable(split)}': {hint}"
