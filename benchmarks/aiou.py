@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +32,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import numpy.typing as npt
 import torch
+from pages import EXPLANATION, markdown_table, put
 from torch import Tensor, nn
 
 from embedcal.cache import open_cache
@@ -51,7 +51,7 @@ from embedcal.runs import Run
 from embedcal.types import EmbedcalError, FloatArray, Split
 from embedcal.workbench import Workbench
 
-PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "right-for-the-right-reasons.md"
+PAGE = EXPLANATION / "right-for-the-right-reasons.md"
 TEST: Split = "test"
 BATCH = 64
 
@@ -216,23 +216,21 @@ def markdown(lines: Sequence[Line]) -> str:
     """The table of all methods."""
     heads = ("method", "AIoU", "worst group", "centred AIoU", "worst group", "IoU", "empty",
              "worst group's accuracy")  # fmt: skip
-    out = ["| " + " | ".join(heads) + " |", "| --- " + "| ---: " * (len(heads) - 1) + "|"]
-    out += [
-        f"| {line.label} | {_of(line.plain)} | {_worst(line.plain)} | {_of(line.centred)} | "
-        f"{_worst(line.centred)} | {line.own:.3f} | {100 * line.empty:.0f} % | "
-        f"{line.worst_group:.1f} % |"
+    rows = (
+        (line.label, _of(line.plain), _worst(line.plain), _of(line.centred), _worst(line.centred),
+         f"{line.own:.3f}", f"{100 * line.empty:.0f} %", f"{line.worst_group:.1f} %")
         for line in lines
-    ]
-    return "\n".join(out)
+    )  # fmt: skip
+    return markdown_table(heads, rows, numbers=True)
 
 
 def by_group(lines: Sequence[Line], groups: Sequence[str]) -> str:
     """A second table: the AIoU of each group."""
-    out = ["| AIoU | " + " | ".join(groups) + " |", "| --- " + "| ---: " * len(groups) + "|"]
+    rows = []
     for line in lines:
         assert line.plain.groups is not None
-        out.append(f"| {line.label} | " + " | ".join(f"{v:.3f}" for v in line.plain.groups) + " |")
-    return "\n".join(out)
+        rows.append((line.label, *(f"{v:.3f}" for v in line.plain.groups)))
+    return markdown_table(("AIoU", *groups), rows, numbers=True)
 
 
 def correlations(lines: Sequence[Line]) -> list[str]:
@@ -288,8 +286,7 @@ def main() -> None:
     print(markdown(lines), by_group(lines, groups), *correlations(lines), sep="\n\n")
     if given.write:
         text = "\n".join([markdown(lines), "", "```text", *correlations(lines), "```"])
-        marks = re.compile(r"(<!-- aiou -->\n).*?(<!-- /aiou -->)", re.DOTALL)
-        PAGE.write_text(marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", PAGE.read_text()))
+        put(PAGE, "aiou", text)
 
 
 if __name__ == "__main__":

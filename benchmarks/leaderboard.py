@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 import tempfile
 import time
@@ -26,6 +25,8 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pages import EXPLANATION, markdown_table, put
+
 from embedcal.answers.leaderboard import markdown
 from embedcal.cache import open_cache
 from embedcal.caching import cache
@@ -35,8 +36,7 @@ from embedcal.interchange import import_from
 from embedcal.leading import Leaderboard, Standing, leaderboard
 from embedcal.tables import interval, percent
 
-PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "leaderboard.md"
-CHOICE = PAGE.parent / "which-method.md"
+PAGE, CHOICE = EXPLANATION / "leaderboard.md", EXPLANATION / "which-method.md"
 FEATURES = "waterbirds-effnetlite0.npz"
 
 
@@ -103,16 +103,15 @@ def made(name: str, given: argparse.Namespace, home: Path) -> Leaderboard:
 
 def evidence(boards: Mapping[str, Leaderboard]) -> str:
     """For each budget and set the best row, and those that are not shown to be worse."""
-    heads = ("reads", *boards)
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
+    lines: list[tuple[str, ...]] = []
     for name, kind in (("zeroshot", NOTHING), ("erm", CLASSES)):
         rows = [_alone(board, name, kind) for board in boards.values()]
-        lines.append(f"| {kind}: `{name}` | {' | '.join(rows)} |")
+        lines.append((f"{kind}: `{name}`", *rows))
     for kind in KINDS:
         rows = [_best(board, kind) for board in boards.values()]
         if any(rows):
-            lines.append(f"| **{kind}** | {' | '.join(row or '–' for row in rows)} |")
-    return "\n".join(lines) + "\n"
+            lines.append((f"**{kind}**", *(row or "–" for row in rows)))
+    return markdown_table(("reads", *boards), lines)
 
 
 def _alone(board: Leaderboard, name: str, kind: str) -> str:
@@ -131,14 +130,6 @@ def _best(board: Leaderboard, kind: str) -> str:
 
 def _figures(standing: Standing) -> str:
     return f"{percent(standing.row.mean)} ({interval(standing.row.interval)})"
-
-
-def put(page: Path, name: str, text: str) -> None:
-    """Put a text between the marks of a name in a page."""
-    marks = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
-    before = page.read_text()
-    assert len(marks.findall(before)) == 1, f"one place for {name} in {page}"
-    page.write_text(marks.sub(lambda found: f"{found[1]}\n{text}\n{found[2]}", before))
 
 
 def main() -> None:

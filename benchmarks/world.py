@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -24,10 +23,11 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pages import EXPLANATION, markdown_table, put
 from rich.console import Console
 from rich.table import Table
 
-PAGE = Path(__file__).parent.parent / "docs" / "explanation" / "every-method.md"
+PAGE = EXPLANATION / "every-method.md"
 Options = Mapping[str, Any]
 
 
@@ -154,11 +154,10 @@ def every_method(found: Mapping[str, Mean]) -> str:
             f"{row.train_weighted:.1f} ± {row.train_weighted_std:.1f}",
             " / ".join(f"{group:.0f}" for group in row.groups),
         )
-        rows.append((KINDS.index(kind), f"| {' | '.join(cells)} |"))
+        rows.append((KINDS.index(kind), cells))
     heads = ("reads", "method", "epoch by", "worst group", "train-weighted", "groups")
-    lines = [f"| {' | '.join(heads)} |", "| --- " * len(heads) + "|"]
     rows.sort(key=lambda row: row[0])  # of one budget in the order of the demo
-    return "\n".join([*lines, *(row for _, row in rows)])
+    return markdown_table(heads, (cells for _, cells in rows))
 
 
 SETS: dict[str, Callable[[], Iterable[Entry]]] = {
@@ -325,9 +324,7 @@ def main() -> None:
     console.print(table(f"all {len(given.worlds)} worlds", overall))
     bars["all"] = _print_bar(console, overall)
     if given.write:
-        marks = re.compile(r"(<!-- all-table -->\n).*?(<!-- /all-table -->)", re.DOTALL)
-        text = every_method(overall)
-        PAGE.write_text(marks.sub(lambda m: f"{m[1]}\n{text}\n\n{m[2]}", PAGE.read_text()))
+        put(PAGE, "all-table", every_method(overall))
     if given.json is not None:
         document = {
             "worlds": given.worlds,

@@ -118,7 +118,7 @@ def test_verify_finds_a_flipped_bit(home: Path) -> None:
         (["fit", "erm", "--select", "oracle.worst_group"], "--oracle"),
         (["fit", "./nothing.py"], "nothing.py"),
         (["info", "nothing.h5"], "nothing.h5"),
-        (["cache", "waterbird"], "did you mean 'waterbirds'"),
+        (["cache", "waterbird"], "did you mean waterbirds"),
         (["cache", "birds", "--backbone", "RN51", "--rows", "211"], "RN50"),
         (["cache", "birds", "--templates", "opena"], "openai"),
         (["cache", "birds", "--backbone", "tiny", "--keep", "token"], "--keep tokens"),

@@ -98,6 +98,10 @@ def test_a_file_of_runs_with_its_seeds(home: Path) -> None:
         (["grid", "erm", "--file", "none.toml"], "none.toml"),
         (["grid", "erm", "--select", "oracle.worst_group"], "--oracle"),
         (["compare", "nowhere"], "nowhere"),
+        (
+            ["compare", "some/where"],
+            "folder of runs, found nothing at some/where",
+        ),
         (["compare"], "folder of runs"),
         (["sensitivity"], "folder of runs"),
         (["merge", "nowhere", "--out", "all"], "nowhere"),

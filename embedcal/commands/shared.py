@@ -130,16 +130,11 @@ def selection(select: str | None, *, oracle: bool) -> str | None:
 
 def named_runs(runs: Sequence[str] | None, cache: Path | None) -> list[str | Path]:
     """Folders as they are; ids and ``last`` as folders of runs; for none the grid used last."""
-    from embedcal.caching import which_cache
     from embedcal.datasets.places import remembered
     from embedcal.errors import EmbedcalError
-    from embedcal.interchange import find_run
 
     if runs:
-        return [
-            Path(name) if Path(name).exists() else find_run(name, which_cache(cache)).folder
-            for name in runs
-        ]
+        return [_run_folder(name, cache) for name in runs]
     last = remembered("grid")
     if last is None:
         raise EmbedcalError(
@@ -148,6 +143,23 @@ def named_runs(runs: Sequence[str] | None, cache: Path | None) -> list[str | Pat
         )
     say(f"runs {last}")
     return [last]
+
+
+def _run_folder(name: str, cache: Path | None) -> Path:
+    from embedcal.caching import which_cache
+    from embedcal.datasets.printable import printable
+    from embedcal.errors import EmbedcalError
+    from embedcal.interchange import find_run
+
+    path = Path(name)
+    if path.exists():
+        return path
+    if path.name != name:  # an id has no folder before it
+        raise EmbedcalError(
+            f"expected a folder of runs, found nothing at {printable(name, longest=300)}: check "
+            "the path"
+        )
+    return find_run(name, which_cache(cache)).folder
 
 
 def row_numbers(text: str) -> list[int]:

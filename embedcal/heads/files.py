@@ -32,7 +32,9 @@ def load_head(path: Path) -> Head:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # In memory of their own, which is aligned: read where they lie in the file, products
+            # with them may differ in the last bit from those of the head that was saved.
+            state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise EmbedcalError(
             f"expected a head saved by embedcal at {path}, found {printable(str(error))}: name a "

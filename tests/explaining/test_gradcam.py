@@ -156,7 +156,9 @@ def test_equal_to_hooks_on_the_full_model(
     maps, logits = found_of(kind, name, layer, pixels, classes)
     wanted, outputs, condition = wanted_of(kind, name, layer, pixels, classes)
     # Where signs cancel, float32 cannot do better than a few of its steps, magnified.
-    deep = 1e-4 if layer == "layer2" else 1e-5  # half of a ResNet lies between it and the logit
+    # Half of an RN50 lies between its middle layers and the logit: units near zero take one side
+    # or the other by a last bit, which depends on the processor.
+    deep = 2e-4 if name.startswith("RN50") and layer else 1e-5
     allowed = np.clip(1e-6 * condition, deep, max(deep, 5e-5))
     sound = condition < 200
     assert sound.any(), condition
