@@ -234,19 +234,19 @@ def by_group(lines: Sequence[Line], groups: Sequence[str]) -> str:
 
 
 def correlations(lines: Sequence[Line]) -> list[str]:
-    """Spearman's, over the methods that are trained."""
+    """Spearman's, over all methods but zero-shot."""
     from scipy.stats import spearmanr
 
-    trained = [line for line in lines if line.label != "zeroshot"]
-    if len(trained) < 3:
+    remedies = [line for line in lines if line.label != "zeroshot"]
+    if len(remedies) < 3:
         return []
-    accuracy = [line.worst_group for line in trained]
+    accuracy = [line.worst_group for line in remedies]
     columns = {
-        "AIoU": [line.plain.mean for line in trained],
-        "AIoU of the worst group": [line.plain.worst_group for line in trained],
-        "centred AIoU": [line.centred.mean for line in trained],
-        "centred AIoU of the worst group": [line.centred.worst_group for line in trained],
-        "IoU": [line.own for line in trained],
+        "AIoU": [line.plain.mean for line in remedies],
+        "AIoU of the worst group": [line.plain.worst_group for line in remedies],
+        "centred AIoU": [line.centred.mean for line in remedies],
+        "centred AIoU of the worst group": [line.centred.worst_group for line in remedies],
+        "IoU": [line.own for line in remedies],
     }
     return [
         f"rank correlation with the worst group's accuracy, {name}: "
