@@ -174,7 +174,7 @@ def _farthest(
     """The difference at the level that is strained most."""
     # The stored rows as they are: ``tokens`` and ``read`` refuse what is to be found here.
     found = {
-        level: compare(cache.stored.map(f"/images/{level}")[row], array)
+        level: compare(cache.stored.rows(f"/images/{level}", row, row + 1)[0], array)
         for level, array in fresh.items()
     }
     level = max(found, key=lambda level: _strain(*found[level], bounds))

@@ -68,11 +68,10 @@ def sound_rows(file: StoredFile, upto: int) -> npt.NDArray[np.bool_]:
     paths = row_paths(file.arrays)
     crc = np.zeros(upto, "<u4")
     step = max(1, BLOCK // max(1, sum(file.arrays[path].row_bytes for path in paths)))
-    maps = [file.map(path) for path in paths]
     for start in range(0, upto, step):
         stop = min(start + step, upto)
-        for array in maps:
-            add_crc(crc[start:stop], np.ascontiguousarray(array[start:stop]))
+        for path in paths:
+            add_crc(crc[start:stop], file.rows(path, start, stop))
     wanted = file.read(CRC)[:upto]
     return np.asarray(crc == wanted)
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from embedcal.cache.checksums import BLOCK
 from embedcal.cache.format import OK
+from embedcal.cache.gathering import stored_rows
 from embedcal.cache.identity import Identity, explain_miss
 from embedcal.cache.layout import Stored
 from embedcal.cache.sharding import verify_any
@@ -91,7 +92,6 @@ class Weaver:
 
     def __init__(self, writer: CacheWriter, given: Extension) -> None:
         self._writer, self._given = writer, given
-        self._pages = {path: given.old.stored.map(path) for path in writer.row_arrays}
         widths = [stored.row_bytes for stored in writer.row_arrays.values()]
         self._step = max(1, BLOCK // sum(widths))
 
@@ -118,4 +118,5 @@ class Weaver:
         while self._writer.rows_done < stop:
             start = self._writer.rows_done
             rows = self._given.origin[start : min(start + self._step, stop)]
-            self._writer.write({path: pages[rows] for path, pages in self._pages.items()})
+            old = self._given.old.stored
+            self._writer.write({path: stored_rows(old, path, rows) for path in self.row_arrays})

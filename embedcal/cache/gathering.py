@@ -36,6 +36,15 @@ def gather(stored: StoredFile, level: str, rows: IntArray) -> npt.NDArray[np.flo
     return out
 
 
+def stored_rows(stored: StoredFile, path: str, rows: IntArray) -> npt.NDArray[Any]:
+    """Rows (n, ...) of any array of rows in the order asked for, as stored."""
+    out = np.empty((len(rows), *stored.arrays[path].shape[1:]), stored.arrays[path].dtype)
+    flat = out.reshape(len(rows), math.prod(out.shape[1:]))
+    for places, source, first in _parts(stored, path, rows):
+        flat[places] = source[rows[places] - first]
+    return out
+
+
 def _parts(
     stored: StoredFile, path: str, rows: IntArray
 ) -> Iterator[tuple[IntArray, npt.NDArray[Any], int]]:

@@ -17,14 +17,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.checksums import CRC, add_crc, blocks, digest, row_paths, sound_rows
+from embedcal.cache.checksums import (
+    BLOCK,
+    CRC,
+    add_crc,
+    blocks,
+    digest,
+    row_paths,
+    sound_rows,
+)
 from embedcal.cache.format import UNREADABLE
 from embedcal.cache.layout import StoredFile, write_exactly
 from embedcal.types import EmbedcalError
 
 CHANGED = "its bytes have changed"
 NOT_FINITE = "it has NaN or infinity"
-_ROWS = 1 << 12  # rows looked at together
 
 
 def failing_rows(file: StoredFile) -> dict[int, str]:
@@ -33,10 +40,12 @@ def failing_rows(file: StoredFile) -> dict[int, str]:
     failing = dict.fromkeys(np.flatnonzero(~sound_rows(file, n)).tolist(), CHANGED)
     for path in row_paths(file.arrays):
         if path.startswith("/images/"):
-            pages = file.map(path)
-            for start in range(0, n, _ROWS):
-                block = pages[start : start + _ROWS].reshape(-1, int(np.prod(pages.shape[1:])))
-                bad = start + np.flatnonzero(~np.isfinite(block).all(axis=1))
+            step = max(1, BLOCK // max(1, file.arrays[path].row_bytes))
+            for start in range(0, n, step):
+                block = file.rows(path, start, min(start + step, n))
+                bad = start + np.flatnonzero(
+                    ~np.isfinite(block.reshape(len(block), -1)).all(axis=1)
+                )
                 failing |= {row: NOT_FINITE for row in bad.tolist() if row not in failing}
     return dict(sorted(failing.items()))
 

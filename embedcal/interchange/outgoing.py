@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache import FeatureCache
+from embedcal.cache.gathering import stored_rows
 from embedcal.datasets.printable import printable
 from embedcal.interchange.description import describe
 from embedcal.interchange.labels import NAMED
@@ -59,10 +60,11 @@ class Rows:
         self, size: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, npt.NDArray[Any]]]:
         """Features (b, d) of at most so many rows at once, each with its first row's number."""
-        pages = self.cache.stored.map(f"/images/{self.level}")
+        path = f"/images/{self.level}"
         end = len(self) if stop is None else stop
         for first in range(start, end, size):
-            block = pages.take(self.positions[first : min(first + size, end)], axis=0)
+            rows = self.positions[first : min(first + size, end)]
+            block = stored_rows(self.cache.stored, path, rows)
             if not np.isfinite(block).all():
                 raise EmbedcalError(
                     f"expected finite features, found NaN or infinity in {self.cache.meta.path}: "

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -117,11 +117,9 @@ class Scorer:
 
     def _blocks(self) -> Iterator[FloatArray]:
         level = self.head.level
-        pages = self.cache.stored.map(f"/images/{level}")
         step = max(1, ELEMENTS // math.prod(self.cache.meta.shapes[level]))
         for start in range(0, len(self.rows), step):
-            block: Any = pages.take(self.rows[start : start + step], axis=0)
-            yield block.astype(np.float32)
+            yield self.cache.take(level, self.rows[start : start + step])
 
     def _tensor(self, features: FloatArray) -> Tensor:
         import torch
