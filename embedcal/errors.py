@@ -21,6 +21,10 @@ class EmbedcalError(Exception):
     """
 
 
+class UnjudgedError(EmbedcalError):
+    """A file that cannot be read here and may be whole: no ground to take it for damaged."""
+
+
 class WithheldError(EmbedcalError):
     """A method read an array that it did not declare in its ``needs``."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from embedcal.cache.layout import StoredFile
 from embedcal.cache.repairing import WorkCopy, failing_rows
 from embedcal.cache.sharding import open_any, verify_any
 from embedcal.cache.verification import follows
-from embedcal.pictures import find
+from embedcal.pictures import Pictures, find
 from embedcal.reencoding import BATCH, Encoded, Progress, Source, encode_rows
 from embedcal.types import EmbedcalError, Level
 
@@ -257,9 +258,7 @@ def _renew(
     progress: Progress | None,
 ) -> dict[int, str]:
     """Encode rows again, batch by batch, and write them; those that have changed."""
-    known = _known(cache)
-    first = next((row for row in wanted if known[row]), None)
-    pictures = None if first is None else find(cache, first, source.root)
+    pictures = _pictures(cache, wanted, source.root)
     size, n = cache.meta.batch_size or BATCH, len(cache)
     done: dict[int, str] = {}
     for start in sorted({row - row % size for row in wanted}):
@@ -267,7 +266,9 @@ def _renew(
         # The whole batch, since a batch of another size or other neighbours moves the last bits.
         batch = np.arange(start, min(start + size, n))
         encoded = None if pictures is None else encode_rows(encoder, pictures, batch)
-        arrays = _arrays(copy, cache, mine, start, encoded)
+        absent = () if encoded is None else np.flatnonzero(encoded.absent) + start
+        mine = [row for row in mine if wanted[row] != READABLE or row not in absent]
+        arrays = _arrays(copy, cache, mine, start, encoded) if mine else {}
         changed = [
             i for i, row in enumerate(mine) if wanted[row] != READABLE or _readable(arrays, i)
         ]
@@ -279,6 +280,21 @@ def _renew(
         if progress is not None:
             progress(len([row for row in wanted if row < start + size]), len(wanted))
     return done
+
+
+def _pictures(
+    cache: FeatureCache, wanted: Mapping[int, str], root: str | Path | None
+) -> Pictures | None:
+    """Where the images lie. That one which was never decoded is gone now is no hindrance."""
+    known = _known(cache)
+    rows = [row for row in wanted if known[row]]
+    needed = [row for row in rows if wanted[row] != READABLE]
+    if needed:
+        return find(cache, needed[0], root)
+    for row in rows:
+        with suppress(EmbedcalError):
+            return find(cache, row, root)
+    return None
 
 
 def _readable(arrays: Mapping[str, npt.NDArray[Any]], i: int) -> bool:

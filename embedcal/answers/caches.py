@@ -170,7 +170,7 @@ def info_record(cache: FeatureCache) -> dict[str, Any]:
         "pairs": [list(pair) for pair in meta.ingredients.pairs],
         "warnings": list(meta.warnings),
         "identity": meta.identity,
-        "fingerprint": meta.fingerprint,
+        "fingerprint": cache.fingerprint,
         "created": meta.created,
         "bytes": meta.path.stat().st_size,
     }

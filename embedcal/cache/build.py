@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeGuard, cast
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,6 @@ from embedcal.cache.contents import (
     assemble,
     copied_arrays,
     label_arrays,
-    manifest_fingerprint,
     projection_arrays,
     prompt_arrays,
     row_text,
@@ -37,7 +36,7 @@ from embedcal.cache.encoding import (
 )
 from embedcal.cache.extending import Extension, Weaver, extension, same_text
 from embedcal.cache.format import OK, PAIRS, SHARD
-from embedcal.cache.identity import Identity, explain_miss, file_name
+from embedcal.cache.identity import Identity
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.sharding import (
     Part,
@@ -50,10 +49,10 @@ from embedcal.cache.sharding import (
     span_of,
     verify_any,
 )
+from embedcal.cache.target import cache_target, is_named
 from embedcal.cache.view import FeatureCache, open_cache
 from embedcal.cache.writer import CacheWriter, whole_batches
 from embedcal.datasets.manifest import Manifest
-from embedcal.datasets.places import data_dir
 from embedcal.encoders.base import Encoder
 from embedcal.types import EmbedcalError
 
@@ -139,12 +138,22 @@ def build_cache(
         target = shard_target(whole, identity, shard, span, options.out)
     notes = (*_notes(manifest, encoder, options), *moved)
     report = partial(_report, clock=clock, options=options)
-    with CacheWriter(target) as writer, ExitStack() as opened:
-        relatives = [opened.enter_context(cache) for cache in _relatives(target, identity)]
+
+    def finished(relatives: Sequence[FeatureCache]) -> Path | None:
         for cache in relatives:
-            mine = cache.meta.path == target or not _is_named(options.out)
+            mine = cache.meta.path == target or not is_named(options.out)
             if mine and same_labels(cache.stored, labels, manifest):
-                return report(cache.meta.path, reused=True, notes=notes)
+                return cache.meta.path
+        return None
+
+    with ExitStack() as opened:  # nothing is written to reuse a file, and nobody waited for
+        found = finished([*map(opened.enter_context, _relatives(target, identity))])
+    if found is not None:
+        return report(found, reused=True, notes=notes)
+    with CacheWriter(target) as writer, ExitStack() as opened:
+        relatives = [*map(opened.enter_context, _relatives(target, identity))]
+        if (found := finished(relatives)) is not None:  # by another process meanwhile
+            return report(found, reused=True, notes=notes)
         given = None
         if extend is not None:
             given = extension(opened.enter_context(open_cache(extend)), identity)
@@ -173,11 +182,6 @@ def build_cache(
         with clock("write"):
             path = writer.finish()
         return report(path, notes=notes, **done)
-
-
-def _is_named(out: Path | None) -> TypeGuard[Path]:
-    """Whether ``out`` is a file rather than a folder of caches."""
-    return out is not None and not out.is_dir()
 
 
 def _silent(stage: str, done: int, total: int) -> None:
@@ -232,41 +236,6 @@ def _notes(manifest: Manifest, encoder: Encoder, options: BuildOptions) -> tuple
     if options.pairs is not None and not meta.has_text:
         notes.append(f"concept pairs are left out: {meta.name} has no text tower")
     return tuple(notes)
-
-
-def cache_target(
-    manifest: Manifest, encoder: str, identity: Identity, out: Path | None
-) -> tuple[Path, tuple[str, ...]]:
-    """The file to write, and a note where something there had to be moved aside.
-
-    In a folder of caches each set of labels has a file of its own, so that runs keep the cache
-    that they were made from. A file that was named is replaced, but only by its own encoding.
-    """
-    if _is_named(out):
-        if out.exists():
-            with open_cache(out) as cache:
-                differences = explain_miss(identity, cache.meta.ingredients)
-            if differences:
-                raise EmbedcalError(
-                    f"expected the same encoding in {out}, found another "
-                    f"({'; '.join(differences)}): remove it or name another file with --out"
-                )
-        return out, ()
-    path = (out or data_dir() / "caches") / file_name(manifest.name, encoder, identity.digest)
-    labels = manifest_fingerprint(manifest, identity)
-    for candidate in (path, path.with_name(f"{path.stem}-{labels[:10]}.h5")):
-        if not candidate.exists():
-            return candidate, ()
-        try:
-            with open_cache(candidate) as cache:
-                if cache.fingerprint == labels:
-                    return candidate, ()
-        except EmbedcalError as error:
-            taken = len(list(candidate.parent.glob(f"{candidate.name}.damaged*")))
-            aside = candidate.with_name(f"{candidate.name}.damaged{taken or ''}")
-            candidate.replace(aside)
-            return candidate, (f"moved aside to {aside}: {error}",)
-    raise AssertionError("two fingerprints that agree in ten digits")
 
 
 def _relatives(target: Path, identity: Identity) -> Iterator[FeatureCache]:

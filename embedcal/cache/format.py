@@ -16,6 +16,7 @@ from functools import cache
 from typing import Any, Literal
 from urllib.parse import quote, unquote
 
+from embedcal.errors import UnjudgedError
 from embedcal.types import EmbedcalError
 
 FORMAT = "embedcal-cache"
@@ -248,7 +249,7 @@ def parse_head(block: bytes, where: str) -> Head:
             "name a cache, or make one with 'embedcal cache'"
         )
     if not 1 <= int(version) <= FORMAT_VERSION:
-        raise EmbedcalError(
+        raise UnjudgedError(
             f"expected cache format 1 to {FORMAT_VERSION}, found format {int(version)} in {where}: "
             "use a newer embedcal, or make the cache again"
         )
@@ -261,6 +262,11 @@ def parse_head(block: bytes, where: str) -> Head:
         intact = head.render() == block
     except (ValueError, TypeError, IndexError, AssertionError, RecursionError):
         raise damaged from None
-    if not intact or head.state not in ("building", "complete") or not 0 <= head.length < 2**62:
+    facts = asdict(head)
+    numbers = facts.pop("version"), facts.pop("length")
+    typed = all(type(n) is int for n in numbers) and all(type(t) is str for t in facts.values())
+    if not (intact and typed and head.state in ("building", "complete")):
+        raise damaged
+    if not 0 <= head.length < 2**62:
         raise damaged
     return head

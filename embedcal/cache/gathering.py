@@ -95,3 +95,12 @@ def check_finite(block: FloatArray, rows: IntArray, level: str) -> None:
             f"expected finite features, found NaN or infinity at level {level} in rows {listed}"
             f"{' and more' if len(bad) > 10 else ''}: encode them again in fp32"
         )
+
+
+def finite(array: FloatArray, what: str) -> FloatArray:
+    """The array itself, or EmbedcalError where it has NaN or infinity."""
+    if not np.isfinite(array).all():
+        raise EmbedcalError(
+            f"expected finite features, found NaN or infinity in {what}: make the cache again"
+        )
+    return array

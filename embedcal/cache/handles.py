@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from embedcal.cache.format import USER_BLOCK
+from embedcal.errors import UnjudgedError
 from embedcal.types import EmbedcalError
 
 MOST = 64  # files open at once, where the process may have four times as many
@@ -76,7 +77,7 @@ class Handles:
         try:
             file = where.open("rb", buffering=0)
         except OSError as error:
-            raise EmbedcalError(
+            raise UnjudgedError(
                 f"expected a readable cache file, found {error.strerror} for {path}: check the path"
             ) from None
         try:

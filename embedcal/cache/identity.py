@@ -123,6 +123,13 @@ def fingerprint(
     return state.hexdigest()
 
 
+def with_unreadable(fingerprint: str, status: IntArray) -> str:
+    """A fingerprint as it is where all rows are readable, else one of it and of who is not."""
+    if not status.any():
+        return fingerprint
+    return hashlib.sha256(fingerprint.encode() + status.astype("|u1").tobytes()).hexdigest()
+
+
 def file_name(dataset: str, encoder: str, identity: str) -> str:
     """``{dataset}-{encoder}-{identity[:10]}.h5`` with everything unsafe in a file name replaced."""
 

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.cache.build import cache_target
 from embedcal.cache.contents import (
     Arrays,
     assemble,
@@ -22,6 +21,7 @@ from embedcal.cache.contents import (
 )
 from embedcal.cache.format import PAIRS, REASON_BYTES, escape_name
 from embedcal.cache.identity import Identity
+from embedcal.cache.target import cache_target
 from embedcal.cache.view import open_cache
 from embedcal.cache.writer import CacheWriter
 from embedcal.datasets.manifest import Attribute, Manifest
@@ -114,11 +114,18 @@ def import_features(
     )
     labels = label_arrays(manifest, identity)
     target, _ = cache_target(manifest, meta.name, identity, out)
+
+    def there() -> bool:
+        if not target.exists():
+            return False
+        with open_cache(target) as cache:
+            return same_labels(cache.stored, labels, manifest)
+
+    if there():  # nothing is written, and nobody waited for
+        return target
     with CacheWriter(target) as writer:
-        if target.exists():
-            with open_cache(target) as cache:
-                if same_labels(cache.stored, labels, manifest):
-                    return target
+        if there():  # by another process meanwhile
+            return target
         fixed = {**labels, **written}
         writer.create(assemble(manifest, meta, identity, fixed, {"batch_size": 0}))
         for block in _blocks(parts, dtype):

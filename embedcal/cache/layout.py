@@ -30,6 +30,7 @@ from embedcal.cache.format import (
     USER_BLOCK,
     Entry,
     Head,
+    canonical,
     entry_for,
     is_group,
     parse_head,
@@ -37,6 +38,7 @@ from embedcal.cache.format import (
 from embedcal.cache.handles import Handles, is_at
 from embedcal.cache.virtual import Piece, read_pieces
 from embedcal.datasets.printable import printable
+from embedcal.errors import UnjudgedError
 from embedcal.types import EmbedcalError
 
 _MALFORMED = (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError)
@@ -92,7 +94,7 @@ class StoredFile:
                     path, size, version=self.head.version, virtual=linked != "refuse"
                 )
                 if not is_at(file, path):
-                    raise EmbedcalError(
+                    raise UnjudgedError(
                         f"expected one file at {path}, found it replaced while it was opened: try "
                         "again"
                     )
@@ -145,10 +147,8 @@ class StoredFile:
         return out
 
     def map(self, path: str) -> npt.NDArray[Any]:
-        """The array as pages of the file; what is written to them stays with the caller.
-
-        Rows of a virtual cache are read into memory once, and these pages are of that.
-        """
+        """The array as pages of the file, or of a virtual cache's rows in memory; what is written
+        to them stays with the caller."""
         stored = self.arrays[path]
         with self.held() as file:
             if stored.pieces and path not in self._joined:
@@ -369,6 +369,9 @@ def _root_attributes(path: Path, root: Any) -> dict[str, Any]:
         values[name] = value.item() if kind == "int" else value.item().decode("utf-8")
         if kind == "json":
             values[name] = json.loads(values[name])
+            canonical(values[name]).encode()  # ValueError for NaN, and for half a character
+            if not isinstance(values[name], list if name == "attributes" else dict):
+                raise _refused(path, f"attribute {name}", "another type")
     if missing := known.keys() - values.keys():
         raise _refused(path, "/", f"no attribute {sorted(missing)[0]}")
     return values

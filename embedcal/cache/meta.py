@@ -159,7 +159,8 @@ def _attributes(stored: StoredFile) -> tuple[tuple[str, tuple[str, ...]], ...]:
     labels = {unescape_name(link) for link in stored.below("/samples/attributes/")}
     values = {unescape_name(link): link for link in stored.below("/attributes/")}
     order = stored.attributes["attributes"]
-    if not isinstance(order, list) or not (set(order) == labels == set(values)):
+    listed = isinstance(order, list) and all(isinstance(name, str) for name in order)
+    if not listed or not (set(order) == labels == set(values)):
         raise EmbedcalError(
             "expected the root attribute 'attributes' to list the attributes of the file, found "
             f"another list in {stored.path}: do not use this file; make the cache again"

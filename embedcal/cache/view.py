@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from embedcal.cache.format import OK, PAIRS, unescape_name
-from embedcal.cache.gathering import CHUNK, check_finite, gather
+from embedcal.cache.gathering import CHUNK, check_finite, finite, gather
+from embedcal.cache.identity import with_unreadable
 from embedcal.cache.layout import StoredFile
 from embedcal.cache.meta import check_labels, labels_path, read_meta
 from embedcal.datasets.printable import printable
@@ -129,10 +130,10 @@ class FeatureCache:
 
     # Facts and labels
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of images, labels, prompts and encoding, which runs hold on to."""
-        return self.meta.fingerprint
+        """SHA-256 of images, labels, prompts, encoding and unreadable rows, as runs hold on to."""
+        return with_unreadable(self.meta.fingerprint, self.labels.status)
 
     @property
     def n_classes(self) -> int:
@@ -356,8 +357,8 @@ class FeatureCache:
             prompts=self.stored.text(f"/text/{bank}/prompt"),
             templates=() if descriptions else self.meta.templates,
             descriptions=descriptions,
-            embedding=_finite(self.stored.read(f"/text/{bank}/embedding"), f"text bank {bank}"),
-            pooled=_finite(self.stored.read(pooled), f"text bank {bank}")
+            embedding=finite(self.stored.read(f"/text/{bank}/embedding"), f"text bank {bank}"),
+            pooled=finite(self.stored.read(pooled), f"text bank {bank}")
             if pooled in self.stored.arrays
             else None,
             pairs=self.meta.ingredients.pairs if bank == PAIRS else (),
@@ -390,11 +391,3 @@ class FeatureCache:
             },
             attnpool_heads=int(found["attnpool_heads"][0]) if "attnpool_heads" in found else 0,
         )
-
-
-def _finite(array: FloatArray, what: str) -> FloatArray:
-    if not np.isfinite(array).all():
-        raise EmbedcalError(
-            f"expected finite features, found NaN or infinity in {what}: make the cache again"
-        )
-    return array

@@ -129,7 +129,19 @@ def test_another_version_in_the_first_line(line) -> None:
         parse_head(block[:USER_BLOCK].ljust(USER_BLOCK, b"\0"), "here")
 
 
-@pytest.mark.parametrize("change", [{"state": "done"}, {"length": -1}, {"length": 2**62}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"state": "done"},
+        {"length": -1},
+        {"length": 2**62},
+        {"length": "123"},
+        {"length": 123.0},
+        {"length": True},
+        {"sha256": 5},
+        {"created": None},
+    ],
+)
 def test_a_user_block_that_makes_no_sense(change) -> None:
     with pytest.raises(EmbedcalError, match="in the first 512 bytes of here"):
         parse_head(replace(HEAD, **change).render(), "here")

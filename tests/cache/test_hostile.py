@@ -157,6 +157,15 @@ HOSTILE = {
     "vlen attribute": (attribute("dataset", "text of any length"), "another type"),
     "attribute type": (attribute("format_version", 1.0), "another type"),
     "attribute below": (attribute_below, "attributes below the root"),
+    "attribute list of lists": (
+        attribute("attributes", np.bytes_(b'[["place"]]')),
+        "list the attri",
+    ),
+    "attribute list as object": (attribute("attributes", np.bytes_(b"{}")), "another type"),
+    "preprocessing as list": (attribute("preprocessing", np.bytes_(b"[1]")), "another type"),
+    "levels as number": (attribute("levels", np.bytes_(b"7")), "another type"),
+    "preprocessing of NaN": (attribute("preprocessing", np.bytes_(b'{"a": NaN}')), "damage in"),
+    "half a character": (attribute("preprocessing", np.bytes_(b'{"a": "\\ud800"}')), "damage in"),
     "attribute list": (wrong_list, "list the attributes"),
 }
 

@@ -13,7 +13,15 @@ import pytest
 from encoders_for_tests import OPTIONS, NumpyEncoder, make_images, make_manifest
 from PIL import Image
 
-from embedcal.cache import BuildOptions, build_cache, explain_miss, open_cache, verify
+from embedcal.cache import (
+    BuildOptions,
+    CacheWriter,
+    build_cache,
+    explain_miss,
+    import_features,
+    open_cache,
+    verify,
+)
 from embedcal.cache.build import identity_of
 from embedcal.cache.digests import digest_files, digest_table
 from embedcal.cache.identity import file_name
@@ -218,6 +226,52 @@ def test_a_cache_that_will_not_open_is_moved_aside(root) -> None:
     assert second.path == first.path
     assert "moved aside" in second.notes[0]
     assert first.path.with_name(first.path.name + ".damaged").stat().st_size == 5000
+
+
+def test_it_is_given_the_first_name_that_is_free(root) -> None:
+    first = build_cache(manifest_of(root), NumpyEncoder(), options=OPTS)
+    kept = first.path.with_name(first.path.name + ".damaged1")
+    kept.write_text("of another time")
+    for _ in range(3):
+        os.truncate(first.path, 5000)
+        build_cache(manifest_of(root), NumpyEncoder(), options=OPTS)
+    assert kept.read_text() == "of another time"
+    aside = sorted(path.name for path in first.path.parent.glob("*.damaged*"))
+    assert aside == [f"{first.path.name}.damaged{n}" for n in ("", "1", "2", "3")]
+
+
+def test_a_cache_that_cannot_be_judged_stays_where_it_is(root) -> None:
+    """Of a newer embedcal, or not to be read by this user: it may be whole."""
+    first = build_cache(manifest_of(root), NumpyEncoder(), options=OPTS)
+    sound = first.path.read_bytes()
+    newer = b"embedcal-cache 9" + sound[16:]
+    first.path.write_bytes(newer)
+    with pytest.raises(EmbedcalError, match=r"found format 9.*newer embedcal"):
+        build_cache(manifest_of(root), NumpyEncoder(), options=OPTS)
+    assert first.path.read_bytes() == newer
+    first.path.unlink()
+    first.path.mkdir()  # open() refuses it, whoever asks
+    with pytest.raises(EmbedcalError, match="expected a readable cache file, found Is a directory"):
+        build_cache(manifest_of(root), NumpyEncoder(), options=OPTS)
+    assert first.path.is_dir()
+
+
+def test_a_finished_cache_is_reused_while_another_holds_its_lock(root, tmp_path) -> None:
+    out = tmp_path / "mine.h5"
+    build_cache(manifest_of(root), NumpyEncoder(), options=replace(OPTS, out=out))
+    with CacheWriter(out):
+        again = build_cache(manifest_of(root), NumpyEncoder(), options=replace(OPTS, out=out))
+        assert again.reused
+        other = manifest_of(root, y=np.zeros(24, int))  # there is something to write
+        with pytest.raises(EmbedcalError, match="only writer"):
+            build_cache(other, NumpyEncoder(), options=replace(OPTS, out=out))
+
+
+def test_imported_features_are_reused_while_another_holds_the_lock(tmp_path) -> None:
+    x, y, split = np.ones((3, 2), np.float32), np.array([0, 1, 0]), np.array([0, 1, 2])
+    out = import_features(x, y, split, out=tmp_path / "mine.h5")
+    with CacheWriter(out):
+        assert import_features(x, y, split, out=out) == out
 
 
 def test_a_named_file_is_replaced_only_by_its_own_encoding(root, tmp_path) -> None:

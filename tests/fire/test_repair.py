@@ -195,12 +195,39 @@ def test_an_image_that_could_not_be_decoded_and_now_can(whole, root, monkeypatch
     assert not done.exact
     with open_cache(done.path) as cache, open_cache(whole) as first:
         assert cache.read()[30].any()
-        assert (cache.meta.identity, cache.fingerprint) == (first.meta.identity, first.fingerprint)
+        assert cache.meta.identity == first.meta.identity
+        assert cache.meta.fingerprint == first.meta.fingerprint
+        assert cache.fingerprint != first.fingerprint  # a run over it has another row to read
         assert cache.samples.reasons[30] == ""
         with StoredFile(done.path) as file:
             assert sound_rows(file, 40).all()
         others = np.arange(40) != 30
         np.testing.assert_array_equal(cache.read()[others], first.read()[others])
+
+
+@pytest.mark.parametrize("now", ["gone", "another"])
+def test_an_image_that_was_never_decoded_is_no_hindrance(whole, damaged, root, now) -> None:
+    """Rows 6 and 30 have no features to lose; row 31 has."""
+    for row in (6, 30):
+        path = root / images_of(whole)[row]
+        path.unlink() if now == "gone" else path.write_bytes(b"something else")
+    assert not mend(whole, root).written
+    flip(damaged, places(damaged, "/images/embedding", 31), 3)
+    done = mend(damaged, root)
+    assert done.rows == {31: CHANGED}
+    assert done.path.read_bytes() == whole.read_bytes()
+
+
+def test_an_image_of_a_row_that_fails_is_needed(whole, damaged, root) -> None:
+    (root / images_of(whole)[31]).unlink()
+    flip(damaged, places(damaged, "/images/embedding", 31), 3)
+    with pytest.raises(EmbedcalError, match="expected"):
+        mend(damaged, root)
+
+
+def images_of(path: Path) -> tuple[str, ...]:
+    with open_cache(path) as cache:
+        return cache.samples.paths
 
 
 def test_rows_that_are_named(whole, root) -> None:
