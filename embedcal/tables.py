@@ -94,8 +94,9 @@ def run_table(record: Mapping[str, Any], group_names: Sequence[str]) -> Table:
     ends = test["interval"]
     rows: list[tuple[str, Any, Any, Any]] = []
     if "groups" in test:
+        on_val = val.get("groups") or [None] * len(group_names)  # no row of val is in a group
         rows += [
-            (shown(name), val["groups"][g], test["groups"][g], ends["groups"][g])
+            (shown(name), on_val[g], test["groups"][g], ends["groups"][g])
             for g, name in enumerate(group_names)
         ]
     for key in ("worst_group", "train_weighted", "group_mean", "worst_class", "mean"):

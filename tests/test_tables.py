@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+sys.path.insert(0, str(Path(__file__).parent / "grids"))  # helper modules of other tests
+
+import grids_for_tests
+
+import embedcal
+from embedcal.answers.runs import run_report
 from embedcal.commands.shared import plain
 from embedcal.tables import console, facts, show, shown
 
@@ -66,3 +74,15 @@ def test_a_page_to_print_as_it_is_is_not_folded(
     row = "| " + " | ".join(["[bold]words"] * 20) + " |"
     show(plain(f"{row}\n{row}\n"))
     assert capsys.readouterr().out.splitlines()[:2] == [row, row]
+
+
+def test_groups_known_on_test_alone_have_a_dash_on_validation(tmp_path: Path) -> None:
+    path = grids_for_tests.make_cache(tmp_path / "late.h5", placeless=[1])
+    with embedcal.open(path) as cache:
+        run = embedcal.fit("erm", cache, epochs=1, device="cpu")
+        names = cache.group_names("place")
+    out = io.StringIO()
+    Console(file=out, width=120).print(run_report(run, names))
+    rows = {line.split("  ")[0].strip(): line.split() for line in out.getvalue().splitlines()}
+    for name, accuracy in zip(names, run.test["groups"], strict=True):
+        assert rows[name][3:5] == ["–", f"{100 * accuracy:.1f}"]
