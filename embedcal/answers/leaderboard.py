@@ -79,8 +79,8 @@ def _budgets(board: Leaderboard) -> Iterator[tuple[str, list[Standing]]]:
 
 def _beside(board: Leaderboard) -> str:
     """The second accuracy of a row."""
-    grouped = board.metric != "train_weighted" and bool(board.attributes)
-    return "train_weighted" if grouped else "mean"
+    measured = any("train_weighted" in standing.row.metrics for standing in board.standings)
+    return "train_weighted" if measured and board.metric != "train_weighted" else "mean"
 
 
 def _legend(board: Leaderboard) -> list[str]:

@@ -63,6 +63,11 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
         float(np.mean([number(kept[split].get(statistic)) for _, kept in seeds.values()]))
         for seeds in able
     ]
+    if len(able) > 1 and all(map(math.isnan, scores)):
+        notes.append(
+            f"none of {counted(len(able), 'configuration')} has a {split}.{statistic} to choose "
+            "by: the first counts"
+        )
     best = int(np.argmax([-math.inf if math.isnan(score) else score for score in scores]))
     return Choice(
         found=tuple(able[best][seed] for seed in sorted(able[best])),

@@ -155,12 +155,12 @@ def sensitivity(
     methods = [run.record["method"] for pool in pools for run in pool.done]
     if method is not None:
         named(method, methods, "a method that has runs")
-    pools = [_only(pool, method) for pool in pools]
+    pools = [only for pool in pools if (only := _only(pool, method)).done]
     found: list[MethodEffects] = []
     kept = 0
     for pool in pools:
         wanted = pool.rule(select, oracle=oracle)
-        name = pool.metric(metric)
+        name = pool.metric(metric, split)
         entries, lacking = pool.under(wanted)
         kept += len(entries)
         of_method: dict[str, list[Found]] = {}

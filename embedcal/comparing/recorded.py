@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,12 +56,13 @@ class Pool:
     @property
     def by_groups(self) -> bool:
         """Whether the runs were selected by groups, unless a rule is named."""
-        if self.judge is None:
-            kept = [run.record["rules"] for run in self.done]
-            by_class = [rules for rules in kept if "val.worst_class" in rules]
-            able = not by_class or any("val.worst_group" in rules for rules in by_class)
-            return bool(self.attributes) and able  # attributes may be known in no row of val
-        return any(run.record["attributes"] for run in self.done)
+        kept = [run.record["rules"] for run in self.done]
+        trained = [rules for rules in kept if "val.worst_class" in rules]
+        if trained:
+            able = any("val.worst_group" in rules for rules in trained)
+        else:  # attributes may be known in no row of val, which a solver's own rule does not tell
+            able = any("worst_group" in e["val"] for rules in kept for e in rules.values())
+        return able and any(run.record["attributes"] for run in self.done)
 
     def rule(self, select: str | None, *, oracle: bool) -> Rule:
         """The rule of that name or the default one; an oracle only where it was asked for."""
@@ -73,17 +74,20 @@ class Pool:
             )
         return wanted
 
-    def metric(self, metric: str | None) -> str:
-        """A metric's name, checked; by default the worst group, or class without attributes."""
-        if metric is None:
-            return "worst_group" if self.attributes else "worst_class"
-        named(metric, COMPARABLE, "a metric")
-        if metric in GROUP_METRICS and not self.attributes:
-            raise EmbedcalError(
-                f"expected attribute labels for '{metric}', found none in the runs over "
-                f"{self.dataset}: compare by worst_class, class_mean or mean"
-            )
-        return metric
+    def metric(self, metric: str | None, split: str = "test") -> str:
+        """A metric's name, checked; by default the worst group, or class where there is none."""
+        whose = f"{split} of the runs over {self.dataset}"
+        return metric_of(metric, self._of_groups(split), whose)
+
+    def _of_groups(self, split: str) -> frozenset[str]:
+        """Which metrics of groups there are: attributes may be known in no row of a split."""
+        if self.judge is not None and split == "test":
+            counted_in_train = self.judge.cells.train_group_counts is not None
+            return GROUP_METRICS - (set() if counted_in_train else {"train_weighted"})
+        entries = [entry for run in self.done for entry in run.record["rules"].values()]
+        return frozenset(
+            name for name in GROUP_METRICS if any(name in entry[split] for entry in entries)
+        )
 
     def group_names(self, groups: int, classes: int) -> tuple[str, ...]:
         """Names of so many groups, from the cache if it still lies in its place, else numbers."""
@@ -191,6 +195,23 @@ def groups_of(record: Mapping[str, Any]) -> Groups:
     """The attributes that a run's groups are of, each with the digest of labels not the cache's."""
     inferred = record.get("inferred") or {}
     return tuple((str(name), str(inferred.get(name, ""))) for name in record["attributes"])
+
+
+def metric_of(asked: str | None, of_groups: Collection[str], whose: str) -> str:
+    """A metric's name, checked; by default the worst group, or class where there is none.
+
+    ``of_groups`` are those of GROUP_METRICS that exist, ``whose`` says in words where.
+    """
+    if asked is None:
+        return "worst_group" if "worst_group" in of_groups else "worst_class"
+    named(asked, COMPARABLE, "a metric")
+    if asked in GROUP_METRICS and asked not in of_groups:
+        where = f"train or {whose}" if asked == "train_weighted" else whose
+        raise EmbedcalError(
+            f"expected attribute labels for '{asked}', found none in {where}: compare by "
+            "worst_class, class_mean or mean"
+        )
+    return asked
 
 
 def named(name: str, names: Iterable[str], what: str) -> None:

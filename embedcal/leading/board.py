@@ -12,7 +12,7 @@ from typing import Any
 
 from embedcal.cache import FeatureCache
 from embedcal.comparing.cells import cells_notes
-from embedcal.comparing.recorded import Pool, number, plain, pool_of
+from embedcal.comparing.recorded import GROUP_METRICS, Pool, metric_of, number, plain, pool_of
 from embedcal.comparing.verdicts import counted
 from embedcal.cores import check_jobs
 from embedcal.datasets.places import data_dir
@@ -118,7 +118,8 @@ def leaderboard(  # noqa: PLR0913 - a public function has the options that it ha
         options: held for every method that takes them, as texts: ``{"head": "linear"}``.
         search_seed: decides which settings are drawn.
         attribute: as for :func:`embedcal.grid`.
-        metric: what is ranked by, by default the worst group, or class without attributes.
+        metric: what is ranked by, by default the worst group, or class where no row of test is in
+            a group.
         oracle: allow a rule that looks at test.
         out: folder of the runs; by default one of the cache's own under the user's data directory.
         device: where heads are trained.
@@ -297,12 +298,10 @@ def _rules(select: str | Sequence[str] | None, on: Workbench, *, oracle: bool) -
 
 def _metric(metric: str | None, on: Workbench) -> str:
     """The metric's name, checked before anything is run."""
-    meta = on.cache.meta
-    nothing = Pool(
-        dataset=meta.dataset, backbone=meta.backbone, path=str(meta.path),
-        fingerprint=on.cache.fingerprint, attributes=on.attributes, done=(), failed=(),
-    )  # fmt: skip
-    return nothing.metric(metric)
+    there = GROUP_METRICS if on.has_groups("test") else frozenset()
+    if not on.has_groups("train"):
+        there -= {"train_weighted"}
+    return metric_of(metric, there, f"test of {on.cache.meta.path.name}")
 
 
 def _methods(methods: str | Sequence[str] | None) -> tuple[str, ...]:

@@ -10,11 +10,14 @@ import grids_for_tests
 import numpy as np
 import pytest
 
+from embedcal.answers.leaderboard import markdown
 from embedcal.cache import Names, import_features, open_cache
+from embedcal.comparing import compare
 from embedcal.comparing.budgets import CLASSES, NOTHING, TRAIN_GROUPS, VAL_GROUPS, kind
 from embedcal.environments import FOLDER
 from embedcal.evaluate import bootstrap, holm, paired, rule, strata
 from embedcal.grids import Setting, parse
+from embedcal.grids import grid as run_grid
 from embedcal.leading import leaderboard
 from embedcal.leading.entrants import Entrant
 from embedcal.leading.standings import Done, bids, ranks, reads
@@ -233,6 +236,48 @@ def test_without_attributes_classes_are_what_is_ranked_by(tmp_path) -> None:
     assert "attribute labels for group-dro" in found.refused["group-dro"]
     assert "dfr" in found.refused  # as it is, while balance=class takes part
     assert {kind for _, kind in places(found)} == {CLASSES}
+
+
+def test_groups_that_no_test_row_is_in_rank_nothing(tmp_path) -> None:
+    path = grids_for_tests.make_cache(tmp_path / "early.h5", placeless=[2])
+    with open_cache(path) as cache:
+        for metric in ("worst_group", "train_weighted"):
+            with pytest.raises(
+                EmbedcalError, match=f"'{metric}', found none in .*test of early.h5"
+            ):
+                board(cache, tmp_path / "runs", metric=metric)
+        assert not (tmp_path / "runs").exists()
+        found = board(cache, tmp_path / "runs", ["erm", "dfr"], quick=True)
+    assert found.rules == ("val.worst_class", "val.worst_group")
+    assert found.metric == "worst_class"
+    for standing in found.standings:
+        tests = [load_run(found.folder / run).test for run in standing.row.runs]
+        assert standing.row.mean == pytest.approx(np.mean([t["worst_class"] for t in tests]))
+    heads = next(line for line in markdown(found).splitlines() if line.startswith("|"))
+    assert "mean" in heads
+    assert "train" not in heads
+    (block,) = compare(found.folder).blocks
+    assert (block.metric, block.rule, block.group_names) == ("worst_class", "val.worst_group", ())
+    with pytest.raises(
+        EmbedcalError, match="'group_mean', found none in test of the runs over made"
+    ):
+        compare(found.folder, metric="group_mean")
+
+
+def test_groups_that_no_validation_row_is_in_choose_nothing(tmp_path) -> None:
+    path = grids_for_tests.make_cache(tmp_path / "late.h5", placeless=[1])
+    folder = tmp_path / "runs"
+    with open_cache(path) as cache:
+        run_grid(["linear-probe:c=1e-6,1"], cache, out=folder, engine="sequential")
+    (block,) = compare(folder).blocks
+    assert (block.metric, block.rule) == ("worst_group", "val.worst_class")
+    assert block.rows[0].options["c"] == 1
+    assert not math.isnan(block.rows[0].validation)
+    (block,) = compare(folder, select="val.worst_group").blocks
+    assert (
+        "linear-probe: none of 2 configurations has a val.worst_group to choose by: the first "
+        "counts" in block.notes
+    )
 
 
 @pytest.mark.parametrize(
