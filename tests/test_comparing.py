@@ -184,6 +184,49 @@ def test_a_lucky_single_seed_does_not_compete(grid):
     assert "erm: 1 configuration of 2 not in the choice, having fewer seeds than 3" in block.notes
 
 
+def test_what_no_seed_changes_competes_with_its_one_run(grid):
+    for scope, accuracies in (("image", GOOD), ("split", POOR), ("random", MIDDLE)):
+        for seed in range(3 if scope == "random" else 1):
+            grid.run("sage", seed, accuracies, options={"scope": scope}, rules=("none",))
+    grid.run("linear-probe", 0, MIDDLE, rules=("none",), labels=("train.y",))
+    block, rows = only(compare(grid.folder))
+    assert rows["sage"].options == {"scope": "image"}
+    assert rows["sage"].configurations == 3
+    assert not [note for note in block.notes if "fewer seeds" in note]
+    (pair,) = block.pairs  # neither draws anything, whatever labels it reads
+    assert "other seeds" not in pair.sentence
+
+
+def test_one_seed_of_what_draws_without_labels_is_said(grid):
+    grid.run("sage", 0, GOOD, options={"scope": "random"}, rules=("none",), labels=())
+    grid.run("zeroshot", 0, POOR, rules=("none",), labels=())
+    (pair,) = only(compare(grid.folder))[0].pairs
+    assert "; one seed of sage, so other seeds are not answered for" in pair.sentence
+
+
+def test_a_record_runs_no_file(grid, tmp_path):
+    file = tmp_path / "planted.py"
+    file.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    grid.run(str(file), 0, GOOD)
+    grid.run("zeroshot", 0, POOR, rules=("none",), labels=())
+    compare(grid.folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_score_on_rows_that_were_fitted_beats_no_other(grid):
+    for method, val, fitted in (("erm", POOR, False), ("rwg", MIDDLE, False), ("dfr", GOOD, True)):
+        rules = ("own.worst_group",) if fitted else ("val.worst_group", "oracle.worst_group")
+        grid.run(method, 0, GOOD if fitted else val, val=val, rules=rules, in_sample=fitted)
+    block, rows = only(compare(grid.folder, by="head"))
+    assert rows["projection"].method == "rwg"
+    assert rows["projection"].configurations == 3
+    said = "projection: 1 configuration of 3 not in the choice, having fitted the validation rows"
+    assert said in block.notes
+    assert only(compare(grid.folder))[1]["dfr"].in_sample  # among its own it does choose
+    _, rows = only(compare(grid.folder, by="head", select="oracle.worst_group", oracle=True))
+    assert rows["projection"].method == "dfr"  # nobody has fitted test
+
+
 def test_of_equal_scores_the_first_wins(grid):
     for lr in (3, 1, 2):
         grid.run("erm", 0, GOOD, val=POOR, options={"lr": lr})

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from embedcal.comparing.recorded import Found, Pool, configuration, number, varied
 from embedcal.comparing.verdicts import counted
 from embedcal.evaluate import Rule, default_rule
+from embedcal.types import EmbedcalError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +35,8 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
 
     The score is the rule's own, on the split that it looks at. ``last`` looks at none: there the
     default rule's score on validation chooses, with a note. Only configurations with the most
-    seeds compete, since one lucky seed would beat a mean of five.
+    seeds compete, since one lucky seed would beat a mean of five, and those in which no seed
+    changes anything. A score on validation rows that were fitted is no match for one on others.
     """
     notes: list[str] = []
     configurations: dict[str, dict[int, Found]] = {}
@@ -46,7 +50,7 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
             "the last counts"
         )
     most = max(map(len, configurations.values()))
-    able = [seeds for seeds in configurations.values() if len(seeds) == most]
+    able = [seeds for seeds in configurations.values() if len(seeds) == most or not _random(seeds)]
     fewer = len(configurations) - len(able)
     if fewer:
         notes.append(
@@ -59,6 +63,14 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
         assert statistic is not None
         if len(able) > 1:
             notes.append(f"'{wanted.name}' scores nothing: chosen by val.{statistic}")
+    if split == "val":
+        apart = [seeds for seeds in able if not _in_sample(seeds)]
+        if 0 < len(apart) < len(able):
+            notes.append(
+                f"{counted(len(able) - len(apart), 'configuration')} of {len(configurations)} not "
+                "in the choice, having fitted the validation rows"
+            )
+            able = apart
     scores = [
         float(np.mean([number(kept[split].get(statistic)) for _, kept in seeds.values()]))
         for seeds in able
@@ -76,6 +88,25 @@ def choose(items: Sequence[Found], wanted: Rule, pool: Pool) -> Choice:
         varied=varied([next(iter(seeds.values()))[0].record for seeds in configurations.values()]),
         notes=tuple(notes),
     )
+
+
+def any_seed(method: str, variant: str, options: Mapping[str, Any]) -> bool:
+    """Whether another seed could give another result: so also where the method is not there."""
+    from embedcal.fitting import configure
+
+    if not method.endswith(".py"):  # a file runs only where a person names it
+        with suppress(EmbedcalError, TypeError, ValueError):  # a record may be of another version
+            return configure(method, {"variant": variant, **options}).random
+    return True
+
+
+def _random(seeds: Mapping[int, Found]) -> bool:
+    record = next(iter(seeds.values()))[0].record
+    return any_seed(record["method"], record["variant"], record["options"])
+
+
+def _in_sample(seeds: Mapping[int, Found]) -> bool:
+    return any(kept["val"].get("in_sample") for _, kept in seeds.values())
 
 
 def mean_ranks(rows: Sequence[Mapping[int, float]]) -> list[float]:
