@@ -120,6 +120,34 @@ def test_probabilities_are_the_logits_that_they_come_from():
     assert hard.ece == pytest.approx(0.0)
 
 
+ROUNDED = {
+    "two decimals": lambda p: p.round(2),
+    "three decimals": lambda p: p.round(3),
+    "half": lambda p: torch.from_numpy(p).half(),
+    "bfloat16": lambda p: torch.from_numpy(p).bfloat16(),
+}
+
+
+@pytest.mark.parametrize("kind", ROUNDED)
+@pytest.mark.parametrize("classes", [2, 3, 12])
+def test_rounded_probabilities_are_no_logits(kind, classes):
+    y, _, logits = case(200, classes)
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    p[:3] = 1 / classes
+    rounded = ROUNDED[kind](p)
+    exact = np.asarray(rounded if isinstance(rounded, np.ndarray) else rounded.double())
+    wanted = np.log((exact / exact.sum(1, keepdims=True)).clip(1e-38))  # below 0: surely logits
+    one, two = (evaluate_labels(y, scores, draws=0) for scores in (rounded, wanted))
+    assert one.ece == pytest.approx(two.ece)
+
+
+def test_logits_between_0_and_1_are_no_probabilities():
+    y, _, logits = case(200, 2)
+    logits = 0.5 + logits.clip(-4, 4) / 8
+    found = evaluate_labels(y, logits, draws=0).ece
+    assert found == pytest.approx(evaluate_labels(y, logits - 1, draws=0).ece)
+
+
 @pytest.mark.parametrize("unknown", [None, np.nan, pd.NA, -1])
 def test_rows_of_unknown_group_count_for_their_class_alone(unknown):
     a = pd.Series([0, 1, unknown, 1], dtype=object)
