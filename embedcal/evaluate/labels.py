@@ -67,7 +67,11 @@ def labels_of(values: Any, what: str, unknown: int | None = None) -> Labels:
     kinds = getattr(values, "cat", None)  # of a pandas column of categories
     if kinds is not None:
         categories, _ = _vector(kinds.categories, what)
-        return Labels(codes=np.asarray(kinds.codes).astype(np.int64), values=categories)
+        kept = np.ones(len(categories), bool)
+        if unknown is not None and not is_text(categories):
+            kept = categories != unknown
+        places = np.append(np.where(kept, np.cumsum(kept) - 1, -1), -1)  # a missing value is -1
+        return Labels(codes=places[np.asarray(kinds.codes)], values=categories[kept])
     found, known = _vector(values, what)
     if unknown is not None and not is_text(found):
         known = known & (found != unknown)

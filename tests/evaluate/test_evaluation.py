@@ -158,6 +158,17 @@ def test_rows_of_unknown_group_count_for_their_class_alone(unknown):
     assert (named.group_sizes, named.groups) == ((1, 2), (1.0, 0.5))
 
 
+@pytest.mark.parametrize("order", [[-1, 0, 1], [1, -1, 0]])
+def test_minus_one_is_unknown_among_categories_too(order):
+    a = pd.Series(pd.Categorical([0, 1, -1, 1, None], categories=order))
+    found = evaluate_labels([0, 0, 1, 1, 1], [0, 1, 0, 1, 0], groups=a, draws=0)
+    values = [value for value in order if value != -1]
+    assert found.group_names == tuple(map(str, values))
+    assert found.groups == tuple({0: 1.0, 1: 0.5}[value] for value in values)
+    words = pd.Series(pd.Categorical(["-1", "a", "a", "b", "b"]))
+    assert evaluate_labels([0] * 5, [0] * 5, groups=words, draws=0).group_names == ("-1", "a", "b")
+
+
 def test_no_known_group_is_no_group():
     found = evaluate_labels([0, 1], [0, 1], groups=[-1, -1])
     assert (found.groups, found.worst_group, found.group_names) == (None, None, ())
