@@ -21,7 +21,7 @@ from embedcal.identification import identified
 from embedcal.methods import names as method_names
 from embedcal.studies import Block, Row, Score, preset, studies, study
 from embedcal.studies.cutting import cut
-from embedcal.studies.findings import findings, rank_correlation
+from embedcal.studies.findings import across, findings, rank_correlation
 from embedcal.studies.looking import calibration, operations
 from embedcal.studies.preset import names
 from embedcal.studies.rows import Court, Draft, Judge
@@ -317,6 +317,24 @@ def test_a_difference_that_goes_down_is_called_lower() -> None:
     weak = replace(low, scores={**low.scores, "worst_group": score(0.5, -0.1, 0.06)})
     said = " ".join(findings(preset("cfr-sampling"), block_of((row, weak))))
     assert "not shown once all comparisons are counted: b by -10.0 (-11.0 to -8.0)" in said
+
+
+def test_what_holds_on_all_caches_was_measured_on_all(tmp_path: Path) -> None:
+    plain, mended, level = made(tmp_path)
+    wide, narrow = block_of((plain, mended, level)), block_of((plain, level))
+    chosen = preset("cfr-sampling")
+    both, one = across(chosen, (wide, wide)), across(chosen, (wide, narrow))
+    assert "1 of 2 differences measured on all 2 caches hold" in both[-1]
+    assert "(mended)" in both[-1]
+    assert "0 of 1 difference measured on all 2 caches hold" in one[-1]
+    assert "mended" not in one[-1]
+
+
+def test_worst_groups_of_other_groups_are_no_choice(tmp_path: Path) -> None:
+    block = block_of(made(tmp_path))
+    chosen = replace(preset("cfr-sampling"), attributes="each")
+    said = [*findings(chosen, block), *across(chosen, (block, block))]
+    assert not [text for text in said if "Validation chooses" in text]
 
 
 def test_rank_correlation_is_spearman_and_its_p_value_that_of_permutations() -> None:

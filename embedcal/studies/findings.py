@@ -43,7 +43,7 @@ def findings(chosen: Preset, block: Block) -> tuple[str, ...]:
         found += _differences(block.rows, metric, own)
     if any(row.reference != row.label for row in block.rows):
         found.append(_what_for(block))
-    found += _choice(block)
+    found += _choice(chosen, block)
     if chosen.look == "calibration":
         found += _sets(block.rows)
     found += _associations(chosen, block)
@@ -51,29 +51,30 @@ def findings(chosen: Preset, block: Block) -> tuple[str, ...]:
     return tuple(found)
 
 
-def across(blocks: Sequence[Block]) -> tuple[str, ...]:
+def across(chosen: Preset, blocks: Sequence[Block]) -> tuple[str, ...]:
     """What can be said over several caches: which row each chooses, and what holds in all."""
     if len(blocks) < 2:
         return ()
     choices = [
         f"{best.label} on {printable(block.dataset)} through {printable(block.backbone)}"
         for block in blocks
-        if (best := _best(block.rows)) is not None
+        if (best := _best(chosen, block.rows)) is not None
     ]
     found = [f"Validation chooses {'; '.join(choices)}."] if choices else []
     metric = blocks[0].metrics[0]
-    verdicts: dict[str, set[int]] = {}
+    verdicts: dict[str, list[int]] = {}
     for block in blocks:
         for row in block.rows:
             score = row.scores.get(metric)
             if score is not None and score.difference is not None:
                 sign = _sign(row, metric) if score.holds else 0
-                verdicts.setdefault(row.label, set()).add(sign)
-    same = [label for label, signs in verdicts.items() if signs in ({1}, {-1})]
-    against = [label for label, signs in verdicts.items() if {1, -1} <= signs]
+                verdicts.setdefault(row.label, []).append(sign)
+    everywhere = {label: set(v) for label, v in verdicts.items() if len(v) == len(blocks)}
+    same = [label for label, signs in everywhere.items() if signs in ({1}, {-1})]
+    against = [label for label, signs in verdicts.items() if {1, -1} <= set(signs)]
     found.append(
-        f"In {metric_words(metric)}, {len(same)} of {counted(len(verdicts), 'difference')} hold "
-        f"with the same sign on all {len(blocks)} caches"
+        f"In {metric_words(metric)}, {len(same)} of {counted(len(everywhere), 'difference')} "
+        f"measured on all {len(blocks)} caches hold with the same sign on each"
         + (f" ({_listed(same)})" if same else "")
         + (f"; opposite signs hold for {_listed(against)}" if against else "")
         + ". Caches are not compared with each other."
@@ -166,14 +167,20 @@ def _what_for(block: Block) -> str:
     return f"{text}; {counted(compared, 'comparison')} a metric, adjusted by Holm's method."
 
 
-def _best(rows: Sequence[Row]) -> Row | None:
-    """What validation chooses among the rows that did not fit it."""
+def _best(chosen: Preset, rows: Sequence[Row]) -> Row | None:
+    """What validation chooses among the rows that did not fit it.
+
+    Nothing where rows have groups of their own: the worst of few groups is no match for the worst
+    of many.
+    """
+    if chosen.attributes == "each":
+        return None
     able = [row for row in rows if not row.in_sample and not math.isnan(row.validation)]
     return max(able, key=lambda row: row.validation, default=None)
 
 
-def _choice(block: Block) -> list[str]:
-    best, metric = _best(block.rows), block.metrics[0]
+def _choice(chosen: Preset, block: Block) -> list[str]:
+    best, metric = _best(chosen, block.rows), block.metrics[0]
     if best is None or len(block.rows) < 2:
         return []
     score = best.scores[metric]

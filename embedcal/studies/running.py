@@ -128,7 +128,7 @@ def study(  # noqa: PLR0913 - a public function has the options that it has
         folder=order.folder,
         seeds=order.seeds,
         blocks=tuple(drawn),
-        found=across(blocks),
+        found=across(chosen, blocks),
         cost=Cost(
             runs=sum(cost.runs for cost in costs),
             reused=sum(cost.reused for cost in costs),
