@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embedcal.datasets.places import data_dir
+from embedcal.evaluate import RULES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +43,11 @@ def log(fingerprint: str, run: str, rules: Iterable[str]) -> None:
 
 
 def count(fingerprint: str, rule: str) -> Count:
-    """How often the test rows of the cache of this fingerprint were scored under a rule."""
+    """How often the test rows of the cache of this fingerprint were scored under a rule.
+
+    A solver's run has a rule of its own, and stands under every one.
+    """
+    shared = {known.name for known in RULES}
     try:
         lines = _path(fingerprint).read_text().splitlines()
     except OSError:
@@ -51,7 +56,7 @@ def count(fingerprint: str, rule: str) -> Count:
     for line in lines:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             entry = json.loads(line)
-            if rule in entry["rules"]:
+            if rule in entry["rules"] or not shared & set(entry["rules"]):
                 runs.append(entry["run"])
     return Count(runs=len(set(runs)), times=len(runs))
 

@@ -370,9 +370,12 @@ def test_how_often_test_was_scored(filled):
     fingerprint = collect(filled.folder)[0].fingerprint
     for name in ("a", "b", "a"):
         scored.log(fingerprint, name, ["val.worst_group"])
+    scored.log(fingerprint, "c", ["val.mean"])
+    for name in ("own.worst_group", "none"):  # of solvers: one choice, under every rule
+        scored.log(fingerprint, name, [name])
     block, _ = only(compare(filled.folder))
     assert block.scored == (
-        "test rows of this cache have been scored under val.worst_group 3 times, for 2 runs"
+        "test rows of this cache have been scored under val.worst_group 5 times, for 4 runs"
     )
 
 
