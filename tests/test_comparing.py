@@ -346,6 +346,19 @@ def test_without_predictions_there_are_means_and_no_intervals(grid):
     assert "–" in markdown(compare(grid.folder))
 
 
+def test_what_was_not_tested_is_not_beaten(grid):
+    for seed in range(3):
+        grid.run("cfr", seed, GOOD)
+        grid.run("erm", seed, POOR)
+        grid.run("jtt", seed, MIDDLE, predictions=False)
+    block, _ = only(compare(grid.folder))
+    assert (
+        block.summary == "cfr has the highest mean and beats 1 of 2 others; not shown to beat jtt."
+    )
+    block, _ = only(compare(grid.folder, baseline="erm"))
+    assert block.summary == "Against erm: 1 better, 0 worse, 1 not shown to differ."
+
+
 def test_without_attributes(tmp_path):
     grid = Grid(tmp_path / "g", attributes=False)
     for seed in range(2):

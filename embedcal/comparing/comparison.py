@@ -262,7 +262,7 @@ def _block(draft: _Draft, baseline: str | None) -> Block:
         reference=reference,
         comparisons=comparisons,
         pairs=pairs,
-        summary=_summary(reference, pairs, given=given),
+        summary=_summary(reference, pairs, labels, given=given),
         scored=f"test rows of this cache have been scored under {draft.rule.name} "
         f"{counted(scored.times, 'time')}, for {counted(scored.runs, 'run')}",
         notes=tuple(notes),
@@ -301,10 +301,13 @@ def _by_luck(row: Row) -> bool:
     return len(row.seeds) > 1 or any_seed(row.method, row.variant, row.options)
 
 
-def _summary(reference: str, pairs: Sequence[Pair], *, given: bool) -> str:
+def _summary(reference: str, pairs: Sequence[Pair], labels: Sequence[str], *, given: bool) -> str:
+    """What the pairs come to; of a row without predictions nothing is shown."""
     above: dict[str, list[str]] = {"beaten": [], "equal": [], "better": []}
     for pair in pairs:
         other, ahead = (pair.a, -1) if given else (pair.b, 1)
         won = ahead * pair.difference.difference > 0
         above["equal" if not pair.holds else "beaten" if won else "better"].append(other)
+    tested = {reference, *(label for pair in pairs for label in (pair.a, pair.b))}
+    above["equal"] += [label for label in labels if label not in tested]
     return summary(reference, given=given, **above)
