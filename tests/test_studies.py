@@ -196,6 +196,11 @@ def test_unknown_studies_get_the_nearest_names(name: str, words: str, birds: Pat
         ("seeds = 0", "seeds in .* a whole number from 1 on, found 0: write, say, seeds = 3"),
         ('x = "epochs"', r"x in .* a list of text, found 'epochs': write, say, x = \["),
         ("title = 3", "title in .* to be text, found 3"),
+        (
+            'figure = "lines"',
+            r"expected x in .*'lines' is drawn over, found none: write, say, x = \[",
+        ),
+        ('figure = "scatter"\nx = []', r'drawn over, found none.* x = \["seconds"\]'),
     ],
 )
 def test_a_wrong_key_is_named(line: str, words: str, tmp_path: Path) -> None:

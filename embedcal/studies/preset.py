@@ -33,6 +33,7 @@ KINDS = {  # what a key is, where it is no text, and an example
     "x": ("a list of text", 'x = ["epochs"]'),
     "names": ("a table of text", '[names] and below it "neg=rns" = "random"'),
 }
+OVER = {"lines": "epochs", "scatter": "seconds"}  # figures that need x, and an example of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +152,12 @@ def _check(given: Mapping[str, Any], path: Path) -> None:
             raise EmbedcalError(
                 f"expected {key} in {path} to be {kind}, found {value!r:.60}: write, say, {example}"
             )
+    figure = given.get("figure")
+    if figure in OVER and not given.get("x"):
+        raise EmbedcalError(
+            f"expected x in {path}, what figure '{figure}' is drawn over, found none: write, say, "
+            f'x = ["{OVER[figure]}"]'
+        )
     for need in given.get("needs", ()):
         if need not in NEEDS:
             raise EmbedcalError(
