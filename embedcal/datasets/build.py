@@ -124,6 +124,12 @@ def _attribute_columns(
             f"'{printable(strange[0])}': write OURS=HEADER, as in path=img_filename,y=label"
         )
     if isinstance(given, Mapping):
+        if options.attribute_name is not None:
+            names = printable(", ".join(given)) or "none"
+            raise EmbedcalError(
+                "expected --attribute-name for an attribute without a name of its own, found "
+                f"'{printable(options.attribute_name)}' beside {names}: leave it out"
+            )
         return {
             key: (options.columns.get(key, key), names_of(names, what=f"values of '{key}'"))
             for key, names in given.items()

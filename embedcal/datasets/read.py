@@ -10,7 +10,7 @@ from pathlib import Path
 from embedcal.datasets.build import build_manifest
 from embedcal.datasets.manifest import Manifest
 from embedcal.datasets.named import benchmark, benchmark_names, read_benchmark, read_facts
-from embedcal.datasets.named.splitting import parse_rule, split_rows
+from embedcal.datasets.named.splitting import parse_rule, refuse_seed, split_rows
 from embedcal.datasets.options import ReadOptions, crop_of, refuse_making
 from embedcal.datasets.printable import printable
 from embedcal.datasets.table import Rows, read_csv, read_tree
@@ -116,6 +116,7 @@ def _table(path: Path, root: Path | None, options: ReadOptions) -> tuple[Rows, P
 def _cut(table: Rows, options: ReadOptions) -> Rows:
     """The table with the split that ``options.split`` draws, in place of its own if it has one."""
     if options.split is None:
+        refuse_seed(options.split_seed, None)
         return table
     y, split = (options.columns.get(key, key) for key in ("y", "split"))
     named = options.attributes if isinstance(options.attributes, Mapping) else ("a",)

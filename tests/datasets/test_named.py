@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,29 @@ def test_chexpert_as_the_code_has_it(tmp_path: Path) -> None:
         read_manifest("chexpert", root=tmp_path, options=ReadOptions(split="patients"))
     drawn = read_manifest("chexpert", root=tmp_path, options=ReadOptions(split="0.5,0.2,0.3"))
     assert abs(Counter(drawn.split.tolist())[0] - 0.5 * len(drawn)) <= 1
+
+
+def test_the_seed_of_a_split_draws_a_named_data_set_too(tmp_path: Path) -> None:
+    chexpert(tmp_path)
+    fractions = ReadOptions(split="0.5,0.2,0.3")
+    first, other, again = (
+        read_manifest("chexpert", root=tmp_path, options=replace(fractions, split_seed=seed))
+        for seed in (0, 1, 1)
+    )
+    default = read_manifest("chexpert", root=tmp_path, options=fractions)
+    assert np.array_equal(first.split, default.split)
+    assert np.array_equal(other.split, again.split)
+    assert not np.array_equal(first.split, other.split)
+    assert np.array_equal(np.bincount(first.split), np.bincount(other.split))
+    for split in (None, "official", "patient"):
+        with pytest.raises(EmbedcalError, match="expected fractions beside --split-seed, found 1"):
+            read_manifest("chexpert", root=tmp_path, options=ReadOptions(split=split, split_seed=1))
+
+
+def test_attributes_with_names_take_no_other(tmp_path: Path) -> None:
+    chexpert(tmp_path)
+    with pytest.raises(EmbedcalError, match="found 'place' beside race, sex: leave it out"):
+        read_manifest("chexpert", root=tmp_path, options=ReadOptions(attribute_name="place"))
 
 
 def test_chexpert_with_the_workbook_as_it_comes(tmp_path: Path) -> None:

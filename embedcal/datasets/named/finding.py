@@ -16,7 +16,7 @@ from embedcal.datasets.files import normalise
 from embedcal.datasets.labels import factorise
 from embedcal.datasets.named.facts import Benchmark, Join, Layout
 from embedcal.datasets.named.sheets import read_sheet
-from embedcal.datasets.named.splitting import SplitRule, parse_rule, split_rows
+from embedcal.datasets.named.splitting import SplitRule, parse_rule, refuse_seed, split_rows
 from embedcal.datasets.printable import printable
 from embedcal.datasets.problems import Problem, raise_any
 from embedcal.datasets.table import Table
@@ -47,12 +47,13 @@ def find(
     columns: Mapping[str, str] | None = None,
     attributes: Sequence[str] | None = None,
     split: str | None = None,
+    split_seed: int = 0,
 ) -> Found:
     """The first layout of ``facts`` that lies below ``root``, read and put into our form.
 
     ``columns`` are further headers of the user's, ``attributes`` those to read where they are not
-    the facts' own, ``split`` a rule of the facts by name, or fractions. Raises EmbedcalError that
-    lists what was looked for.
+    the facts' own, ``split`` a rule of the facts by name, or fractions drawn with ``split_seed``.
+    Raises EmbedcalError that lists what was looked for.
     """
     base = root.expanduser().absolute()
     names = list(facts.attributes if attributes is None else attributes)
@@ -63,7 +64,7 @@ def find(
                 if len(table) or layout.table:
                     headers = {**facts.columns, **layout.columns, **(columns or {})}
                     _check_headers(headers, names)
-                    rule = _rule(facts, table, headers, split)
+                    rule = _rule(facts, table, headers, split, split_seed)
                     shaped = _shaped(facts, layout, table, headers, names, rule[1])
                     return Found(layout=layout, folder=folder, table=shaped, rule=rule[0])
     tried = ", ".join(_looked_for(layout) for layout in facts.layouts)
@@ -234,9 +235,15 @@ def _shaped(
 
 
 def _rule(
-    facts: Benchmark, table: Table, headers: Mapping[str, str], split: str | None
+    facts: Benchmark,
+    table: Table,
+    headers: Mapping[str, str],
+    split: str | None,
+    seed: int,
 ) -> tuple[str, SplitRule | None]:
     """The split rule to apply and its name; none where the table's own column stands."""
+    if split is None or split in facts.splits:
+        refuse_seed(seed, split)
     if split is not None:
         if split in facts.splits:
             return split, facts.splits[split]
@@ -247,7 +254,7 @@ def _rule(
                 f"expected --split of {facts.name} to be one of {names}, found "
                 f"'{printable(split)}': {hint}"
             )
-        return split, parse_rule(split, ["y", *facts.attributes], seed=0)
+        return split, parse_rule(split, ["y", *facts.attributes], seed=seed)
     if facts.splits:
         name, rule = next(iter(facts.splits.items()))
         if rule.rule == "cells" or headers.get("split", "split") not in table.columns:

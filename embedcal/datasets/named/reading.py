@@ -48,7 +48,14 @@ def locate(facts: Benchmark, root: Path | None, options: ReadOptions) -> Found:
         )
     given = options.attributes
     named = tuple(given) if isinstance(given, Mapping) else tuple(facts.attributes)
-    return find(facts, folder, columns=options.columns, attributes=named, split=options.split)
+    return find(
+        facts,
+        folder,
+        columns=options.columns,
+        attributes=named,
+        split=options.split,
+        split_seed=options.split_seed,
+    )
 
 
 def read_found(facts: Benchmark, found: Found, options: ReadOptions) -> Manifest:

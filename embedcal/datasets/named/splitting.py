@@ -54,6 +54,16 @@ def parse_rule(text: str, stratify: Sequence[str], seed: int) -> SplitRule:
     return SplitRule(rule="stratified", seed=seed, val=val, test=test, stratify=tuple(stratify))
 
 
+def refuse_seed(seed: int, split: str | None) -> None:
+    """EmbedcalError for a seed beside a split that no seed of the user's decides."""
+    if seed != 0:
+        raise EmbedcalError(
+            f"expected fractions beside --split-seed, found {seed} with "
+            f"{'no --split' if split is None else f'--split {printable(split)}'}: add, say, "
+            "--split 0.7,0.1,0.2, or leave --split-seed out"
+        )
+
+
 def split_rows(rule: SplitRule, columns: Mapping[str, Sequence[str]], n: int) -> tuple[str, ...]:
     """``train``, ``val`` or ``test`` for each of ``n`` rows with these columns of cells."""
     makers: dict[str, Callable[[SplitRule, Mapping[str, Sequence[str]], int], IntArray]] = {
