@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedcal import __version__
+from embedcal.asked import add
 from embedcal.cache import FeatureCache
 from embedcal.datasets.places import data_dir
 from embedcal.errors import did_you_mean
@@ -109,7 +110,9 @@ def fit_on(
     seed, _ = seed_of(seed), torch_device(device)
     runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
     place = Place(on=on, seed=seed, runs=runs, device=device)
-    return run(resolved, wanted, place)
+    fitted = run(resolved, wanted, place)
+    add(runs, [fitted.id])
+    return fitted
 
 
 def seed_of(seed: Any) -> int:

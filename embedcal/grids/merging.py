@@ -59,6 +59,7 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Merged:
     here = Results(out)
     copied = there = lost = 0
     for source in sources:
+        ask(out, source.asked)
         here.refresh()
         for name, record in source.records.items():
             known = here.records.get(name)
@@ -74,7 +75,6 @@ def merge(folders: Sequence[str | Path], out: str | Path) -> Merged:
                     _copy(source.folder / name, out / name)
                     append(out, record)
                 copied += 1
-        ask(out, source.asked)
     here.refresh()
     failed = sum(record["status"] != "done" for record in here.records.values())
     return Merged(folder=out, copied=copied, there=there, failed=failed, lost=lost)

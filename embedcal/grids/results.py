@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,10 @@ from typing import Any
 
 import orjson
 
-from embedcal.runs import CLAIMS, RESULTS
+from embedcal.asked import add, asked_of
+from embedcal.runs import RESULTS
 from embedcal.types import EmbedcalError
 
-GRID = "grid.json"
-FORMAT = 1
 FAILED = "failed.json"
 
 
@@ -93,50 +91,17 @@ def load(folder: str | Path) -> Results:
     return results
 
 
-def asked_of(folder: Path) -> list[str] | None:
-    """The ids of ``grid.json``, in the order in which they were asked for; None without one."""
-    try:
-        document = json.loads((folder / GRID).read_text())
-        return [str(name) for name in document["asked"]]
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise EmbedcalError(
-            f"expected a list of runs in {folder / GRID}, found it unreadable ({error}): delete "
-            "it, and give the command of the grid again"
-        ) from None
-
-
 def ask(folder: Path, ids: Iterable[str], command: Mapping[str, Any] | None = None) -> None:
     """Add runs, and the command that asks for them, to ``grid.json``, whoever else does so.
 
-    EmbedcalError where the folder cannot be written to, or its disk is full.
+    Runs that were in the folder before it had one count as asked for, unless others start from
+    them. EmbedcalError where the folder cannot be written to, or its disk is full.
     """
-    try:
-        _ask(folder, list(ids), command)
-    except OSError as error:
-        raise EmbedcalError(
-            f"expected to write into {folder}, found: {error.strerror}: make room there, or choose "
-            "another folder with --out"
-        ) from None
 
+    def there() -> list[str]:
+        results = Results(folder)
+        results.refresh()
+        firsts = {record.get("stage") for record in results.records.values()}
+        return [name for name in results.records if name not in firsts]
 
-def _ask(folder: Path, ids: Sequence[str], command: Mapping[str, Any] | None) -> None:
-    from filelock import FileLock
-
-    (folder / CLAIMS).mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / CLAIMS / "grid.lock"):
-        before = asked_of(folder) or []
-        commands: Sequence[Any] = ()
-        if (folder / GRID).is_file():
-            commands = json.loads((folder / GRID).read_text()).get("commands", ())
-        if command is not None and command not in commands:
-            commands = [*commands, command]
-        document = {
-            "format": FORMAT,
-            "commands": list(commands),
-            "asked": list(dict.fromkeys([*before, *ids])),
-        }
-        part = folder / f"{GRID}.part"
-        part.write_text(json.dumps(document, indent=1) + "\n")
-        part.replace(folder / GRID)
+    add(folder, ids, command, begin=there)

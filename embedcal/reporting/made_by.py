@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from embedcal import __version__
+from embedcal.asked import GRID
 from embedcal.comparing.recorded import RULE_NAMES, Found, Pool
-from embedcal.grids.results import GRID
 from embedcal.reporting.content import Commands
 
 LISTED = 100  # commands of single runs on a page

@@ -9,9 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from embedcal.asked import GRID, asked_of
 from embedcal.comparing.recorded import collect
 from embedcal.datasets.printable import printable
-from embedcal.grids.results import GRID, asked_of, load
+from embedcal.grids.results import load
 from embedcal.runs import RESULTS
 from embedcal.tracking.adapters import open_tracker
 from embedcal.tracking.mirrored import key_of, mirrored

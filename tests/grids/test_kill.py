@@ -14,8 +14,8 @@ from statistics import median
 import pytest
 from grids_for_tests import SPECS, count, outcome, run_grid, start, times_done, until
 
+from embedcal.asked import asked_of
 from embedcal.grids import load
-from embedcal.grids.results import asked_of
 from embedcal.types import EmbedcalError
 
 RUNS, STAGES = 15, 3  # of SPECS with three seeds

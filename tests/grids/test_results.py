@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from grids_for_tests import lines, outcome, times_done
 
-from embedcal.grids import grid, load
-from embedcal.grids.results import GRID, Results, ask, asked_of
+from embedcal.asked import GRID, asked_of
+from embedcal.fitting import fit
+from embedcal.grids import grid, load, merge
+from embedcal.grids.results import Results, ask
 from embedcal.runs import RESULTS, append, listed
 from embedcal.types import EmbedcalError
 
@@ -92,14 +94,33 @@ def test_asked_is_what_commands_asked_for_in_order_and_all_where_there_was_none(
     for name in "abc":
         append(tmp_path, record(name))
     assert [*load(tmp_path).asked] == ["a", "b", "c"]
+    append(tmp_path, record("s"))
+    append(tmp_path, record("b", stage="s"))
     ask(tmp_path, ["c", "x"], {"seeds": [0]})
+    append(tmp_path, record("d"))
     ask(tmp_path, ["a", "c"], {"seeds": [0]})
     ask(tmp_path, ["a"], {"seeds": [1]})
-    assert asked_of(tmp_path) == ["c", "x", "a"]
-    assert [*load(tmp_path).asked] == ["c", "a"]
+    assert asked_of(tmp_path) == ["a", "b", "c", "x"]
+    assert [*load(tmp_path).asked] == ["a", "b", "c"]
     document = json.loads((tmp_path / GRID).read_text())
     assert document["commands"] == [{"seeds": [0]}, {"seeds": [1]}]
     assert document["format"] == 1
+
+
+def test_fits_and_grids_in_one_folder_are_all_asked_for(cache, tmp_path: Path) -> None:
+    """Fits before the grid and after it, and those that a folder has before others come to it."""
+    own, other = tmp_path / "own", tmp_path / "other"
+    first = [fit("jtt", cache, epochs=1, stage_epochs=1, out=own).id]
+    assert len(load(own).asked) == 2  # nothing tells its stage apart
+    first += [r["id"] for r in grid(["erm:epochs=2"], cache, seeds=1, out=own).records]
+    first += [fit("dfr", cache, c=(1.0,), refits=1, out=own).id]
+    assert [*load(own).asked] == first
+    assert fit("dfr", cache, c=(1.0,), refits=1, out=own).reused
+    assert [*load(own).asked] == first
+    second = fit("erm", cache, epochs=3, out=other).id
+    assert asked_of(other) is None
+    merge([own], other)
+    assert [*load(other).asked] == [second, *first]
 
 
 @pytest.mark.parametrize("text", ["", "{", "{}", "[]", '{"asked": 3}'])
