@@ -10,6 +10,7 @@ from grids_for_tests import SPECS, judged, outcome, run_grid, times_done
 
 from embedcal.grids import ENGINES, grid
 from embedcal.grids.engines import processes
+from embedcal.methods import find
 
 PHOTOS = ["zeroshot", "erm:epochs=2", "cfr:calibration=erm:stage_epochs=1:epochs=1:neg=rns"]
 SHARE = 0.06  # of a group's rows that float32 in another order may turn over: 1 of 17
@@ -115,3 +116,44 @@ def test_a_method_of_ones_own_may_keep_plain_numbers_in_its_state(photos, tmp_pa
         found = grid([spec], photos, out=tmp_path / engine, seeds=2, engine=engine)
         assert [record.get("reason") for record in found.records] == [None] * 4
     same(outcome(tmp_path / "sequential"), outcome(tmp_path / "batched"), SHARE)
+
+
+GREEDY = '''
+"""A method that solves alone, and in a stack runs out of memory with all of it in its hands."""
+import weakref
+from dataclasses import dataclass
+import numpy as np
+from embedcal.methods.base import Solver, option
+from embedcal.methods.linear_probe import LinearProbe
+
+held = []
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(LinearProbe):
+    """Fits a probe."""
+
+    name = "greedy"
+    number: int = option(0, "tells runs apart")
+
+    @property
+    def stack_key(self):
+        return "all"
+
+    @classmethod
+    def solve_stack(cls, methods, task, seeds):
+        assert not [array for array in held if array() is not None]
+        if len(methods) > 1:
+            array = np.zeros(1000)
+            held.append(weakref.ref(array))
+            raise MemoryError
+        return super().solve_stack(methods, task, seeds)
+'''
+
+
+def test_a_stack_that_ran_out_of_memory_holds_none_while_its_halves_run(made, tmp_path) -> None:
+    file = tmp_path / "greedy.py"
+    file.write_text(GREEDY)
+    find(str(file))  # once, so that all runs are of one class
+    found = run_grid(made, tmp_path / "g", ["greedy:number=0,1,2,3"], engine="batched", seeds=1)
+    assert [record.get("reason") for record in found.records] == [None] * 4

@@ -114,12 +114,14 @@ def _fit(jobs: Sequence[Job], site: Site, on: Workbench, report: Report) -> None
     """
     began = time.perf_counter()
     together = _solve if isinstance(jobs[0].method, Solver) else _train
+    found = None
     try:
         found = together(jobs, site, on)
     except Exception as error:
         if len(jobs) == 1:
             report.ended(jobs[0], fail(jobs[0], site, on, error, time.perf_counter() - began))
             return
+    if found is None:  # only here, where the error and with it the stack's memory is gone
         half = len(jobs) // 2
         _fit(jobs[:half], site, on, report)
         _fit(jobs[half:], site, on, report)
