@@ -134,7 +134,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
         (5, 0)
     """
     began = time.perf_counter()
-    check_engine(engine)
+    check_engine(engine, device)
     check_jobs(jobs)
     on = Workbench(cache, attribute, limit(memory))
     wanted = rule(select) if select else default_rule(on.has_groups("val"))

@@ -11,6 +11,7 @@ from grids_for_tests import SPECS, judged, outcome, run_grid, times_done
 from embedcal.grids import ENGINES, grid
 from embedcal.grids.engines import processes
 from embedcal.methods import find
+from embedcal.types import EmbedcalError
 
 PHOTOS = ["zeroshot", "erm:epochs=2", "cfr:calibration=erm:stage_epochs=1:epochs=1:neg=rns"]
 SHARE = 0.06  # of a group's rows that float32 in another order may turn over: 1 of 17
@@ -157,3 +158,10 @@ def test_a_stack_that_ran_out_of_memory_holds_none_while_its_halves_run(made, tm
     find(str(file))  # once, so that all runs are of one class
     found = run_grid(made, tmp_path / "g", ["greedy:number=0,1,2,3"], engine="batched", seeds=1)
     assert [record.get("reason") for record in found.records] == [None] * 4
+
+
+@pytest.mark.parametrize("engine", sorted({*ENGINES} - {"ray"}))
+def test_a_device_that_is_not_there_fails_no_run(engine: str, made, tmp_path: Path) -> None:
+    with pytest.raises(EmbedcalError, match="a device that torch can use, found 'gpu'"):
+        run_grid(made, tmp_path, ["erm:epochs=1"], engine=engine, seeds=1, device="gpu")
+    assert len(run_grid(made, tmp_path, ["erm:epochs=1"], engine=engine, seeds=1).done) == 1

@@ -246,6 +246,7 @@ def test_a_method_in_a_file_travels_with_its_run(cache, site, tmp_path: Path) ->
 def test_without_ray_or_for_an_accelerator_it_is_one_line(cache, tmp_path, monkeypatch) -> None:
     with pytest.raises(EmbedcalError, match=r"--device cpu with --engine ray, found 'cuda'"):
         grid(["dfr"], cache, out=tmp_path, seeds=1, engine="ray", device="cuda")
+    assert not [*tmp_path.glob("*.json*")]
     real = builtins.__import__
 
     def missing(name, *args, **kwargs):

@@ -15,13 +15,21 @@ ENGINES = ("auto", "sequential", "processes", "batched", "ray")
 ALONE = 3.0  # seconds of runs one by one before more processes are worth their start
 
 
-def check_engine(name: str) -> None:
-    """EmbedcalError for a name that is no engine's."""
+def check_engine(name: str, device: str) -> None:
+    """EmbedcalError for a name that is no engine's, or a device that it cannot use."""
+    from embedcal.heads import torch_device
+
     if name not in ENGINES:
         raise EmbedcalError(
             f"expected --engine to be one of {', '.join(ENGINES)}, found '{name}': "
             + did_you_mean(name, ENGINES, "auto chooses one")
         )
+    if name == "ray" and device not in ("auto", "cpu"):
+        raise EmbedcalError(
+            f"expected --device cpu with --engine ray, found '{device}': it spreads runs over "
+            "cores; use --engine batched for an accelerator"
+        )
+    torch_device(device)
 
 
 def work(

@@ -146,14 +146,8 @@ def run(
 
     The latter has ``workers`` cores, by default all, and is gone afterwards; on a cluster that was
     there ``workers`` limits the runs at once. A run whose worker dies is begun again, three times
-    at most. EmbedcalError where Ray is missing, where an accelerator is asked for, or where the
-    probe of environments fails.
+    at most. EmbedcalError where Ray is missing, or where the probe of environments fails.
     """
-    if site.device not in ("auto", "cpu"):
-        raise EmbedcalError(
-            f"expected --device cpu with --engine ray, found '{site.device}': it spreads runs over "
-            "cores; use --engine batched for an accelerator"
-        )
     site = replace(site, device="cpu")
     methods = [job.method for job in jobs]
     firsts = [site.place(on, 0, "").first(m.stage) for m in methods if m.stage is not None]
