@@ -81,6 +81,11 @@ def test_a_file_of_runs_with_its_seeds(home: Path) -> None:
     file.write_text('seeds = [3, 4]\n[[runs]]\nmethod = "erm"\nepochs = 1\nlr = [1e-3, 3e-3]\n')
     found = answer("grid", "--file", str(file))
     assert sorted(record["seed"] for record in found["records"]) == [3, 3, 4, 4]
+    found = answer("grid", "--file", str(file), "--seeds", "3,7")
+    assert sorted(record["seed"] for record in found["records"]) == [3, 3, 7, 7]
+    file.write_text('[[runs]]\nmethod = "erm"\nepochs = 1\n')
+    found = answer("grid", "--file", str(file))
+    assert sorted(record["seed"] for record in found["records"]) == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import typer
 
 from embedcal.commands import completing
 from embedcal.commands.caches import join
-from embedcal.commands.many_runs import Engine, Jobs, RetryFailed, Seeds, over_cache
+from embedcal.commands.many_runs import Engine, Jobs, RetryFailed, over_cache
 from embedcal.commands.runs import Memory
 from embedcal.commands.shared import (
     SKIPPED,
@@ -64,7 +64,9 @@ def grid(
         ),
     ] = None,
     file: Annotated[Path | None, typer.Option(help="a TOML file of [[runs]]")] = None,
-    seeds: Seeds = "5",
+    seeds: Annotated[
+        str | None, typer.Option(help="how many, or which: 5, or 0,3,7 [the file's, or 5]")
+    ] = None,
     cache: CacheFile = None,
     select: Select = None,
     oracle: Oracle = False,
@@ -103,11 +105,13 @@ def grid(
     from embedcal.grids import parse, read_grid
 
     spaces = [parse(text) for text in specs or ()]
-    settled: dict[str, Any] = {"seeds": numbers(seeds)}
+    settled: dict[str, Any] = {}
     if file is not None:
         more, keys = read_grid(file)
         spaces += more
         settled |= _file_keys(keys, file)
+    if seeds is not None:
+        settled["seeds"] = numbers(seeds)
     with over_cache(cache, attribute, memory) as (opened, view):
         found = run(
             spaces,
