@@ -384,14 +384,16 @@ def alive(process) -> bool:
         return False
 
 
-def over_a_connection(cache: Path, folder: Path, specs: list[str], **options) -> None:
+def over_a_connection(
+    cache: Path, folder: Path, specs: list[str], cpus: int = 2, **options
+) -> None:
     """What a program does that uses Ray itself, and then a grid, twice."""
     import ray
 
     from embedcal.grids.engines.cluster import _local_environment
 
     with _local_environment() as temporary:
-        own = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": 100 << 20}
+        own = {"num_cpus": cpus, "num_gpus": 0, "object_store_memory": 100 << 20}
         ray.init(address="local", include_dashboard=False, _temp_dir=temporary, **own)
         for number in range(2):
             run_grid(cache, folder / f"{number}", specs, **options)
@@ -416,3 +418,38 @@ def test_a_connection_that_was_there_is_left_and_one_that_was_not_is_ended(what,
     on_ray(made, tmp_path, ["dfr:c=1,0.1:refits=1"], what)
     for number in range(2):
         assert len(times_done(tmp_path / f"{number}")) == 6
+
+
+BUSY = '''
+"""A method that writes down when it is at work."""
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from embedcal.methods.base import option
+from embedcal.methods.linear_probe import LinearProbe
+
+
+@dataclass(frozen=True, kw_only=True)
+class Busy(LinearProbe):
+    """Fits a probe and takes its time."""
+
+    name = "busy"
+    number: int = option(0, "tells runs apart")
+
+    def solve(self, task, seed):
+        began = time.time()
+        time.sleep(0.5)
+        Path(LOG, str(began)).write_text(str(time.time()))
+        return super().solve(task, seed)
+'''
+
+
+@pytest.mark.slow
+def test_jobs_limit_the_runs_at_once_on_a_cluster_that_has_more(made, tmp_path: Path) -> None:
+    file, log = tmp_path / "busy.py", tmp_path / "log"
+    log.mkdir()
+    file.write_text(BUSY.replace("LOG", repr(str(log))))
+    on_ray(made, tmp_path, [f"{file}:number=0,1,2,3,4,5"], over_a_connection, cpus=4, seeds=1)
+    spans = [(float(path.name), float(path.read_text())) for path in log.iterdir()]
+    assert len(spans) == 12  # of two grids
+    assert max(sum(a <= began < b for a, b in spans) for began, _ in spans) == 2

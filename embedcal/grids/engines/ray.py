@@ -48,7 +48,7 @@ from embedcal.workbench import Workbench
 if TYPE_CHECKING:
     from embedcal.environments import Environments
 
-AHEAD = 2  # runs sent for each core: while one is done, the next is on its way
+AHEAD = 2  # runs sent for each core of a cluster: while one is done, the next is on its way
 RETRIES = 3  # after a worker or its node died; then the run is to blame
 POLL = 0.3  # seconds between looks at a stage that another process is doing
 
@@ -155,6 +155,7 @@ def run(
     size = sum(array.nbytes for arrays in shared.values() for array in arrays.values())
     with cluster(workers, size) as ray:
         there = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        limited = workers is not None and workers < there  # by us: Ray would run all that is sent
         crew = _Crew(
             ray=ray,
             on=on,
@@ -163,6 +164,7 @@ def run(
             known=ray.put(known_of(on)),
             environments=ray.put(_environments(jobs, site, on)),
             cores=min(workers or there, there),
+            ahead=1 if limited else AHEAD,
         )
         crew.do(jobs, site, report)
 
@@ -235,6 +237,7 @@ class _Crew:
     known: Any
     environments: Any
     cores: int
+    ahead: int  # runs sent for each core
     _stages: dict[str, Any] = field(default_factory=dict)  # a run's id -> its files in the store
 
     def do(self, jobs: Sequence[Job], site: Site, report: Report) -> None:
@@ -245,7 +248,7 @@ class _Crew:
         with ExitStack() as claims:
             try:
                 while True:
-                    while len(flight) < AHEAD * self.cores:
+                    while len(flight) < self.ahead * self.cores:
                         job = next(queue, None)
                         if job is None:
                             break
