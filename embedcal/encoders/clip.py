@@ -30,6 +30,7 @@ from torchvision.transforms import Compose, Normalize, ToTensor
 from embedcal.encoders.attnpool import attention_pool
 from embedcal.encoders.base import EncoderMeta
 from embedcal.encoders.compiled import EXTRAS, Elsewhere, check_runtime, version
+from embedcal.encoders.context import refuse_long
 from embedcal.encoders.decode import refuse_size
 from embedcal.encoders.digest import state_sha256
 from embedcal.encoders.fold import fold
@@ -288,7 +289,7 @@ class ClipEncoder:
 
     def text(self, prompts: Sequence[str]) -> Mapping[str, FloatArray]:
         """Prompts, fully formatted -> {"pooled": (n, wt), "embedding": (n, d)} float32."""
-        self._refuse_long(prompts)
+        refuse_long(prompts, self._tokenizer, self.meta.context_length, self._name)
         if not prompts:
             return {k: np.zeros((0, *s), np.float32) for k, s in self.meta.text_shapes.items()}
         with torch.inference_mode(), threads(shared=self._large):
@@ -307,19 +308,6 @@ class ClipEncoder:
             "pooled": out,
             "embedding": nn.functional.linear(out, self._text_weight, self._text_bias),
         }
-
-    def _refuse_long(self, prompts: Sequence[str]) -> None:
-        """open_clip cuts a long prompt silently; a prompt that was cut is another prompt."""
-        encode = getattr(self._tokenizer, "encode", None)
-        room = self.meta.context_length - 2  # start and end of text
-        if encode is None or room <= 0:
-            return
-        for prompt in prompts:
-            if len(encode(prompt)) > room:
-                raise EmbedcalError(
-                    f"expected prompts of at most {room} tokens for {self.meta.name}, found "
-                    f"{len(encode(prompt))} in '{prompt[:60]}...': shorten it"
-                )
 
     # -- the weights between --------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import open_clip
 import pytest
 import torch
 from open_clip.modified_resnet import ModifiedResNet
+from open_clip.tokenizer import HFTokenizer
 
 from embedcal.encoders.attnpool import attention_pool
 from embedcal.encoders.base import Encoder
@@ -472,6 +474,30 @@ def test_a_prompt_that_would_be_cut_is_refused() -> None:
     encoder.text(["bird " * 75])
     with pytest.raises(EmbedcalError, match=r"at most 75 tokens .* found 76"):
         encoder.text(["bird " * 76])
+
+
+@pytest.mark.parametrize(("mode", "counted"), [("", 77), ("clips", 74)])
+def test_a_prompt_that_hugging_face_would_cut_is_refused(
+    tmp_path: Path, mode: str, counted: int
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="the extra detect is not installed")
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+
+    inner = Tokenizer(models.WordLevel({"<s>": 0, "</s>": 1, "!": 2, "bird": 3}))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.post_processor = processors.TemplateProcessing("$A </s>", None, [("</s>", 1)])
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<s>", "cls_token": "<s>"}
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+    whole.save_pretrained(tmp_path)
+    tokenizer = HFTokenizer(str(tmp_path), clean="canonicalize", tokenizer_mode=mode)
+    encoder = ClipEncoder(small(), tokenizer, name="small", weights="random:1")
+    words = counted if mode else counted - 1  # it counts the end as well
+    longest, longer = "bird! " * words, "bird! " * (words + 1)
+    birds = [int((tokenizer(text) == 3).sum()) for text in (longest, longer)]
+    assert birds == [words, words]  # the longer one would be cut
+    encoder.text([longest])
+    with pytest.raises(EmbedcalError, match=f"at most {counted} tokens .* found {counted + 1}"):
+        encoder.text([longer])
 
 
 def test_identity_of_weights_is_their_content() -> None:
