@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +101,30 @@ def test_language_says_which_run_left_the_place(birds: Path, tmp_path: Path) -> 
     assert "over trainings" in shown
     assert shown.count("waterbird") == 8
     assert max(map(len, shown.splitlines()[:6])) <= 80
+
+
+def test_words_go_through_an_encoder_that_is_code_when_its_file_is_named(tmp_path: Path) -> None:
+    """The tiny CLIP by another name, so that the cache's own name of it does not find it."""
+    mine = tmp_path / "mine.py"
+    mine.write_text(
+        "from dataclasses import replace\n"
+        "from embedcal.encoders.load import load_encoder\n"
+        "def Mine():\n"
+        "    encoder = load_encoder('tiny')\n"
+        "    encoder.meta = replace(encoder.meta, name='mine')\n"
+        "    return encoder\n"
+    )
+    name = ("--backbone", f"{mine}:Mine")
+    made = command("cache", "birds", "--rows", "240", *name, "--json")
+    path = Path(json.loads(made.stdout)["path"])
+    with embedcal.open(path) as cache:
+        run = str(embedcal.fit("linear-probe", cache, out=tmp_path / "runs").folder)
+    own, beside = ("--cache", str(path), "--json"), path.with_suffix(".beside")
+    for words in (("detect",), ("explain", run, "--language")):
+        refused = command(*words, *own, status=2).stderr
+        assert "--backbone" in refused
+        assert json.loads(command(*words, *name, *own).stdout)
+        shutil.rmtree(beside)  # the text features, which another command would read again
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from embedcal.commands import completing
-from embedcal.commands.shared import CacheFile, Device, Json, answer, row_numbers, say
+from embedcal.commands.shared import (
+    Backbone,
+    CacheFile,
+    Device,
+    Json,
+    Pretrained,
+    answer,
+    row_numbers,
+    say,
+)
 
 if TYPE_CHECKING:
     from embedcal.cache import FeatureCache
+    from embedcal.detecting import DetectOptions
     from embedcal.runs import Run
     from embedcal.types import FloatArray
 
@@ -58,6 +68,8 @@ def detect(
         bool, typer.Option("--slices", help="group the errors instead; words only name the groups")
     ] = False,
     root: Root = None,
+    backbone: Backbone = None,
+    pretrained: Pretrained = None,
     device: Device = "auto",
     cache: CacheFile = None,
     as_json: Json = False,
@@ -90,6 +102,8 @@ def detect(
         options = DetectOptions(
             min_detect=min_detect,
             root=root,
+            backbone=backbone,
+            pretrained=pretrained,
             device=device,
             progress=lambda done, total: bars.stage("detect", done, total),
         )
@@ -152,6 +166,14 @@ def explain(
         Literal["auto", "mask", "box"], typer.Option(help="what counts as the object")
     ] = "auto",
     root: Root = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="the encoder, for --language, where the cache's name of it does not find it",
+            autocompletion=completing.backbones,
+        ),
+    ] = None,
+    pretrained: Pretrained = None,
     device: Device = "auto",
     cache: CacheFile = None,
     as_json: Json = False,
@@ -175,6 +197,7 @@ def explain(
     from embedcal.cache import open_cache
     from embedcal.caching import which_cache
     from embedcal.datasets.places import check_place
+    from embedcal.detecting import DetectOptions
     from embedcal.errors import EmbedcalError
     from embedcal.explaining import Sources, choose, figure
     from embedcal.explaining import explain as look
@@ -196,7 +219,8 @@ def explain(
             for name in runs or ["zero-shot"]
         }
         if language:
-            words = _words(opened, vocabulary, device)
+            where = DetectOptions(backbone=backbone, pretrained=pretrained, device=device)
+            words = _words(opened, vocabulary, where)
             asked = None if class_name is None else [_class(class_name, opened.meta.classes)]
             found = [
                 told(run, opened, words, split=split, classes=asked, device=device)
@@ -210,7 +234,7 @@ def explain(
                 chosen = choose(first, opened, split, group=group, count=worst).tolist()
             else:
                 chosen = row_numbers(rows)
-            sources = Sources(root=root, region=region)
+            sources = Sources(root=root, pretrained=pretrained, region=region)
             if layer is not None:
                 sources = replace(sources, layer=layer)
             seen = {
@@ -227,15 +251,15 @@ def explain(
     answer(record, joined(reports), as_json=as_json)
 
 
-def _words(cache: FeatureCache, vocabulary: str | None, device: str) -> dict[str, FloatArray]:
-    from embedcal.detecting import DetectOptions, word_directions
+def _words(
+    cache: FeatureCache, vocabulary: str | None, options: DetectOptions
+) -> dict[str, FloatArray]:
+    from embedcal.detecting import word_directions
     from embedcal.progress import progress
 
     with progress() as bars:
-        options = DetectOptions(
-            device=device, progress=lambda done, total: bars.stage("words", done, total)
-        )
-        return word_directions(cache, vocabulary, options)
+        seen = replace(options, progress=lambda done, total: bars.stage("words", done, total))
+        return word_directions(cache, vocabulary, seen)
 
 
 def _fitted(heads: Iterable[Run | None]) -> list[Run]:

@@ -30,6 +30,14 @@ File = Annotated[
     Path | None,
     typer.Argument(help="a cache; by default the one used last", autocompletion=completing.caches),
 ]
+Backbone = Annotated[
+    str | None,
+    typer.Option(
+        help="the encoder, where the cache's name of it does not find it",
+        autocompletion=completing.backbones,
+    ),
+]
+Pretrained = Annotated[str | None, typer.Option(help="the file of its weights")]
 Device = Annotated[
     str,
     typer.Option(

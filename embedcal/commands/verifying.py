@@ -7,19 +7,20 @@ from typing import Annotated, Any
 
 import typer
 
-from embedcal.commands import completing
-from embedcal.commands.shared import SKIPPED, Device, File, Json, Seed, answer, row_numbers
+from embedcal.commands.shared import (
+    SKIPPED,
+    Backbone,
+    Device,
+    File,
+    Json,
+    Pretrained,
+    Seed,
+    answer,
+    row_numbers,
+)
 from embedcal.errors import EmbedcalError
 
 Root = Annotated[Path | None, typer.Option(help="folder of the images; else found by digest")]
-Backbone = Annotated[
-    str | None,
-    typer.Option(
-        help="the encoder, where the cache's name of it does not find it",
-        autocompletion=completing.backbones,
-    ),
-]
-Pretrained = Annotated[str | None, typer.Option(help="the file of its weights")]
 
 
 def register(app: typer.Typer) -> None:

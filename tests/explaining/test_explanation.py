@@ -16,9 +16,12 @@ import open_clip
 import pytest
 from open_clip import factory
 from PIL import Image
+from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from embedcal.cache import BuildOptions, FeatureCache, digests, import_features, open_cache
 from embedcal.caching import cache as make_cache
+from embedcal.cli import app
 from embedcal.datasets.options import ReadOptions
 from embedcal.encoders.load import load_encoder
 from embedcal.evaluate import aiou as aiou_of
@@ -254,6 +257,32 @@ def test_a_vit_runs_again(small: Path, small_vit: str) -> None:
         other = Sources(root=small, pretrained="random:4")
         with pytest.raises(EmbedcalError, match=r"expected the weights that .* found others"):
             explain(run, cache, rows, sources=other)
+
+
+def test_weights_that_were_moved_are_named_anew(
+    small: Path, small_vit: str, tmp_path: Path
+) -> None:
+    """detect and explain: the cache keeps the name of the file, not its folder."""
+    weights, moved = tmp_path / "mine.safetensors", tmp_path / "moved.safetensors"
+    model = open_clip.create_model(small_vit, load_weights=False)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, weights)
+    path = make_cache(
+        small / "table.csv",
+        backbone=small_vit,
+        pretrained=str(weights),
+        root=small,
+        templates="simple",
+        read=ReadOptions(classes="landbird,waterbird", attributes="land,water"),
+    ).path
+    with open_cache(path) as cache:
+        run = str(fit("zeroshot", cache).folder)
+    weights.rename(moved)
+    figure = ("-o", str(tmp_path / "why.png"), "--root", str(small), "--worst", "1")
+    for words in (("detect", "--min-detect", "1"), ("explain", run, *figure)):
+        whole = [*words, "--cache", str(path), "--json"]
+        assert "--pretrained" in str(CliRunner().invoke(app, whole).exception)
+        done = CliRunner().invoke(app, [*whole, "--pretrained", str(moved)])
+        assert done.exit_code == 0, done.exception
 
 
 def test_features_of_no_clip_are_refused() -> None:
