@@ -11,7 +11,7 @@ from embedcal.annotating.annotations import (
     remove,
     values_of,
 )
-from embedcal.annotating.beside import beside, digest, keeping, rows_digest
+from embedcal.annotating.beside import beside, digest, folders, keeping, kept, rows_digest
 from embedcal.annotating.prompts import encode_prompts, prompts, write_prompts
 from embedcal.annotating.views import labelled, notes
 
@@ -26,7 +26,9 @@ __all__ = [
     "check_verdict",
     "digest",
     "encode_prompts",
+    "folders",
     "keeping",
+    "kept",
     "labelled",
     "notes",
     "prompts",

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.annotating.beside import beside, keeping, rows_digest
+from embedcal.annotating.beside import beside, folders, keeping, kept, rows_digest
 from embedcal.cache import FeatureCache
 from embedcal.cache.format import canonical, escape_name, unescape_name
 from embedcal.datasets.printable import printable
@@ -77,7 +77,7 @@ def annotate(
         "rows": {"count": len(cache), "sha256": rows_digest(cache)},
         "labels": given.astype(int).tolist(),
     }
-    path = _path(cache, name)
+    path = beside(cache, _file(name))
     with keeping(path) as part:
         part.write_text(json.dumps({**document, "digest": _digest(document)}) + "\n", "utf-8")
     return path
@@ -115,7 +115,7 @@ def values_of(attribute: str) -> tuple[str, str]:
 
 def annotation(cache: FeatureCache, attribute: str) -> Annotation:
     """The annotation of one attribute beside a cache, checked to be whole and of its rows."""
-    path = _path(cache, attribute)
+    path = kept(cache, _file(attribute))
     if not path.is_file():
         known = ", ".join(annotated(cache)) or "none"
         raise EmbedcalError(
@@ -127,8 +127,8 @@ def annotation(cache: FeatureCache, attribute: str) -> Annotation:
 
 def annotated(cache: FeatureCache) -> tuple[str, ...]:
     """Names of the attributes that were annotated beside a cache, sorted."""
-    folder = beside(cache) / FOLDER
-    return tuple(sorted(unescape_name(path.stem) for path in folder.glob("*.json")))
+    files = (path for folder in folders(cache) for path in (folder / FOLDER).glob("*.json"))
+    return tuple(sorted({unescape_name(path.stem) for path in files}))
 
 
 def remove(cache: FeatureCache, attribute: str) -> None:
@@ -136,7 +136,7 @@ def remove(cache: FeatureCache, attribute: str) -> None:
 
     EmbedcalError where there is none of that name.
     """
-    path = _path(cache, attribute)
+    path = kept(cache, _file(attribute))
     if not path.is_file():
         known = ", ".join(annotated(cache))
         raise EmbedcalError(
@@ -155,11 +155,11 @@ def remove(cache: FeatureCache, attribute: str) -> None:
 
 def prompts_path(cache: FeatureCache, attribute: str) -> Path:
     """Where the text features of an annotated attribute's values lie, if they were made."""
-    return _path(cache, attribute).with_suffix(".safetensors")
+    return kept(cache, _file(attribute)).with_suffix(".safetensors")
 
 
-def _path(cache: FeatureCache, attribute: str) -> Path:
-    return beside(cache) / FOLDER / f"{escape_name(attribute)}.json"
+def _file(attribute: str) -> str:
+    return f"{FOLDER}/{escape_name(attribute)}.json"
 
 
 def _digest(document: Mapping[str, Any]) -> str:

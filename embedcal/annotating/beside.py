@@ -16,16 +16,40 @@ from embedcal.cache.format import canonical
 from embedcal.datasets.places import data_dir
 
 
-def beside(cache: FeatureCache) -> Path:
-    """``CACHE.beside`` next to ``CACHE.h5``; it may not exist yet.
+def folders(cache: FeatureCache) -> tuple[Path, Path]:
+    """Where files of a cache may lie: in the user's data directory, and beside the cache.
 
-    Where the cache's folder cannot be written to, as on a shared disk, the folder is one of the
-    same name and the cache's identity in the user's data directory.
+    The first is for a cache in a folder that this user may not write to, as on a shared disk, and
+    is named after the cache and its identity. Neither need exist.
     """
-    own = cache.meta.path.with_suffix(".beside")
-    if own.is_dir() or os.access(own.parent, os.W_OK):
-        return own
-    return data_dir() / "beside" / f"{own.stem}-{cache.meta.identity[:10]}"
+    path = cache.meta.path
+    own = data_dir() / "beside" / f"{path.stem}-{cache.meta.identity[:10]}"
+    return own, path.with_suffix(".beside")
+
+
+def beside(cache: FeatureCache, name: str) -> Path:
+    """Where a file of a cache is written: in ``CACHE.beside`` next to ``CACHE.h5``.
+
+    In the user's data directory where it cannot be there, and where the user has one of that name
+    already, since that is the one that is read.
+    """
+    own, common = (folder / name for folder in folders(cache))
+    return common if not own.exists() and _writable(common) else own
+
+
+def kept(cache: FeatureCache, name: str) -> Path:
+    """Where a file of a cache is read: the user's own before that beside the cache.
+
+    The place to write it where there is none.
+    """
+    found = (folder / name for folder in folders(cache))
+    return next((path for path in found if os.access(path, os.R_OK)), beside(cache, name))
+
+
+def _writable(path: Path) -> bool:
+    """Whether a file may be written, or made with the folders above it."""
+    above = next(folder for folder in path.parents if os.access(folder, os.F_OK))
+    return os.access(above, os.W_OK)
 
 
 def digest(content: Any) -> str:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from embedcal.annotating.beside import beside, digest, keeping, rows_digest
+from embedcal.annotating.beside import beside, digest, keeping, kept, rows_digest
 from embedcal.cache import FeatureCache
 from embedcal.datasets.printable import printable
 from embedcal.detecting.options import OWLVIT, DetectOptions
@@ -105,14 +105,13 @@ def owlvit_boxes(
     load = options.load or load_owlvit
     detector: Detector = load(options.model, options.device)
     content = digest([detector.identity, list(names), options.threshold, rows_digest(cache)])
-    folder = beside(cache) / f"owlvit-{content}"
     todo = [start for start in range(0, len(cache), PART) if _wanted(start, rows).size]
     encoded: Any = None
     parts = []
     for done, start in enumerate(todo):
         wanted = _wanted(start, rows)
-        path = folder / f"{start:09d}.npz"
-        known = _read(path)
+        name = f"owlvit-{content}/{start:09d}.npz"
+        known = _read(kept(cache, name))
         have = known[0] if known else np.zeros(0, np.int64)
         missing = np.setdiff1d(wanted, have)
         boxes = known[1] if known else _none()
@@ -121,7 +120,7 @@ def owlvit_boxes(
                 detector.names([PROMPT.format(n) for n in names]) if encoded is None else encoded
             )
             boxes = _joined([boxes, _look(cache, detector, encoded, missing, options)])
-            _write(path, np.union1d(have, missing), boxes)
+            _write(beside(cache, name), np.union1d(have, missing), boxes)
         parts.append(_of(boxes, wanted))
         options.progress(min(len(rows), (done + 1) * PART), len(rows))
     return _joined(parts)

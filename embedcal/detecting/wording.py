@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedcal.annotating.beside import beside, digest, keeping
+from embedcal.annotating.beside import beside, digest, keeping, kept
 from embedcal.cache import FeatureCache
 from embedcal.detecting.options import DetectOptions
 from embedcal.types import EmbedcalError, FloatArray
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from embedcal.encoders.base import Encoder
 
 TINY = "tiny"
+logger = logging.getLogger(__name__)
 BLOCK = 64  # names encoded between two reports of progress
 
 
@@ -34,12 +35,15 @@ def wording(cache: FeatureCache, names: Sequence[str], options: DetectOptions) -
             f"expected a cache of an encoder with a text tower, found none in "
             f"{cache.meta.path.name}: cache with a CLIP, or bring a table of attributes"
         )
-    path = beside(cache) / f"text-{_content(cache, options)}.safetensors"
-    known = _read(path)
+    file = f"text-{_content(cache, options)}.safetensors"
+    known = _read(kept(cache, file))
     missing = [name for name in dict.fromkeys(names) if name not in known]
     if missing:
         known |= dict(zip(missing, _encode(cache, missing, options), strict=True))
-        _write(path, known, options)
+        try:
+            _write(beside(cache, file), known, options)
+        except EmbedcalError as error:
+            logger.warning("the text features are not kept for the next time: %s", error)
     return np.stack([known[name] for name in names])
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -63,11 +66,45 @@ def test_labels_of_other_images_are_refused(made, tmp_path):
         annotation(other, "water")
 
 
-def test_a_read_only_folder_keeps_them_in_the_users_own(made, monkeypatch, own_home):
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    path = annotate(made, "water", "spurious", LABELS)
-    assert path.is_relative_to(own_home / "beside")
-    assert annotated(made) == ("water",)
+@contextmanager
+def read_only(shared):
+    """A folder, and all below it, is another user's meanwhile; root may write anywhere."""
+    real = os.access
+
+    def access(path, mode):
+        mine = mode != os.W_OK or not Path(path).is_relative_to(shared)
+        return mine and real(path, mode)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.access", access)
+        yield
+
+
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "their folder"])
+def test_a_read_only_folder_keeps_them_in_the_users_own(made, own_home, there):
+    if there:
+        made.meta.path.with_suffix(".beside").mkdir()
+    with read_only(made.meta.path.parent):
+        path = annotate(made, "water", "spurious", LABELS)
+        assert path.is_relative_to(own_home / "beside")
+        assert annotated(made) == ("water",)
+
+
+def test_the_users_own_hides_what_is_beside_the_cache_and_nothing_else(made, own_home):
+    for name in ("fog", "water"):
+        annotate(made, name, "healthy", LABELS)  # the owner of the folder
+    bank = TextBank(
+        name="attribute", prompts=("a", "b"), templates=(), embedding=np.ones((2, 1, 4))
+    )
+    with read_only(made.meta.path.parent):
+        mine = annotate(made, "water", "spurious", -LABELS % 2)
+        assert write_prompts(made, "water", bank).parent == mine.parent
+    assert mine.is_relative_to(own_home / "beside")
+    assert annotated(made) == ("fog", "water")
+    assert [annotation(made, name).verdict for name in ("fog", "water")] == ["healthy", "spurious"]
+    assert annotate(made, "water", "healthy", LABELS) == mine  # writable again: still what is read
+    remove(made, "water")
+    assert annotation(made, "water").verdict == "healthy"  # the owner's
 
 
 @pytest.mark.parametrize(

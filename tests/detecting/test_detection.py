@@ -104,6 +104,15 @@ def test_a_second_search_encodes_nothing_and_new_names_only_are_encoded(
     assert said[-1] == "a water"
 
 
+def test_words_that_cannot_be_kept_are_used_nevertheless(birds, tmp_path, caplog):
+    copy = tmp_path / "birds.h5"
+    copy.write_bytes(birds.read_bytes())
+    copy.with_suffix(".beside").write_text("a file where the folder would be")
+    with embedcal.open(copy) as cache:
+        assert wording(cache, ["water"], DetectOptions()).shape == (1, 128)
+    assert "not kept for the next time" in caplog.text
+
+
 def test_thresholds_see_no_test_image_and_depend_on_no_other_name(cache):
     assert set(cache.samples.split[calibration_rows(cache)]) == {0, 1}
     rows = cache.encoded_rows("test")
