@@ -8,7 +8,8 @@ import secrets
 import shutil
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,20 @@ def write_folder(
     Raises:
         EmbedcalError: the folder holds something else, or cannot be written.
     """
-    if _holds(folder, identity, count):
-        return folder
+    with writing(folder):
+        if not _holds(folder, identity, count):
+            _write(folder, identity, pictures, count, notes, progress)
+    return folder
+
+
+def _write(
+    folder: Path,
+    identity: Mapping[str, object],
+    pictures: Iterable[Picture],
+    count: int,
+    notes: Sequence[str],
+    progress: Callable[[int], None] | None,
+) -> None:
     partial = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
     try:
         partial.mkdir(parents=True)
@@ -74,15 +87,21 @@ def write_folder(
             # Somebody else finished first; theirs is as good as ours, if it is the same one.
             if not _holds(folder, identity, count):
                 raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What keeps ``folder`` from being written, as EmbedcalError."""
+    try:
+        yield
     except OSError as error:
         raise EmbedcalError(
             f"expected to write into {printable(str(folder.parent), longest=300)}, found: "
             f"{error.strerror or error}: free some space there, or set EMBEDCAL_HOME to another "
             "folder"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def notes_of(folder: Path) -> tuple[str, ...]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import errno
 import itertools
+import os
+import resource
 import subprocess
 import sys
 from collections import Counter
@@ -145,6 +148,24 @@ def test_an_interrupted_rendering_leaves_nothing(tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             render(tmp_path / "world", rows=ROWS, seed=SEED, workers=workers, progress=interrupt)
         assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, workers: int) -> None:
+    def world(folder: Path) -> str:
+        with pytest.raises(EmbedcalError, match="set EMBEDCAL_HOME to another folder") as told:
+            render(folder, rows=ROWS, seed=SEED, workers=workers)
+        return str(told.value)
+
+    (tmp_path / "file").write_text("")
+    assert os.strerror(errno.ENOTDIR) in world(tmp_path / "file" / "home" / "world")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))  # pictures are larger
+    try:
+        assert os.strerror(errno.EFBIG) in world(tmp_path / "world")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_a_killed_rendering_does_not_look_complete(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""One rendering process: draws its share of a world and prints `img_id x y width height` lines."""
+"""One rendering process: draws its share of a world and prints `img_id x y width height` lines.
+
+Or `error NUMBER`, where it could not write."""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import signal
 import sys
 from pathlib import Path
 
-from embedcal.datasets.birds.folder import write_share
+from embedcal.datasets.birds.folder import FAILED, write_share
 from embedcal.datasets.birds.plan import plan
 
 
@@ -16,9 +18,14 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder = Path(sys.argv[1])
     rows, seed, part, parts = map(int, sys.argv[2:6])
-    for img_id, box in write_share(folder, plan(rows, seed), part=part, parts=parts):
-        sys.stdout.write(" ".join(map(str, (img_id, *box))) + "\n")
-        sys.stdout.flush()
+    try:
+        for img_id, box in write_share(folder, plan(rows, seed), part=part, parts=parts):
+            sys.stdout.write(" ".join(map(str, (img_id, *box))) + "\n")
+            sys.stdout.flush()
+    except OSError as error:
+        if error.errno is None:
+            raise
+        sys.stdout.write(f"{FAILED}{error.errno}\n")
 
 
 if __name__ == "__main__":

@@ -20,12 +20,14 @@ from PIL import Image
 import embedcal
 from embedcal.datasets.birds import ROWS
 from embedcal.datasets.birds.plan import Row, plan
+from embedcal.datasets.made import writing
 from embedcal.types import EmbedcalError
 
 # Raise it whenever the same (rows, seed) gives other pictures.
 RENDERER = 1
 MARK = "birds.json"
 MASKS = "segmentations"
+FAILED = "error "  # what a rendering process says before the number of an OSError
 
 Box = tuple[int, int, int, int]
 
@@ -54,7 +56,7 @@ def render(
         progress: Called, one call at a time but from any thread, with the number of scenes done.
 
     Raises:
-        EmbedcalError: A bad argument, or a folder that holds something else.
+        EmbedcalError: A bad argument, or a folder that holds something else or cannot be written.
     """
     rows_planned = plan(rows, seed)
     if workers is None:
@@ -68,11 +70,22 @@ def render(
         )
     folder = Path(folder)
     identity = {"renderer": RENDERER, "rows": rows, "seed": seed}
-    if _holds(folder, identity):
-        return folder
+    with writing(folder):
+        if not _holds(folder, identity):
+            _write(folder, identity, rows_planned, workers, progress)
+    return folder
+
+
+def _write(
+    folder: Path,
+    identity: dict[str, int],
+    rows_planned: list[Row],
+    workers: int,
+    progress: Callable[[int], None] | None,
+) -> None:
     partial = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         _make_folders(partial, rows_planned)
         boxes: dict[int, Box] = {}
         lock = threading.Lock()
@@ -98,7 +111,6 @@ def render(
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return folder
 
 
 def write_share(
@@ -167,6 +179,9 @@ def _write_in_processes(
     def follow(child: subprocess.Popen[str]) -> None:
         assert child.stdout is not None
         for line in child.stdout:
+            if line.startswith(FAILED):
+                number = int(line.removeprefix(FAILED))
+                raise OSError(number, os.strerror(number))
             img_id, left, top, width, height = map(int, line.split())
             done(img_id, (left, top, width, height))
         if child.wait() != 0:
