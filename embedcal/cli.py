@@ -59,6 +59,7 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 FULL = (errno.ENOSPC, errno.EDQUOT)
+BARRED = (errno.EACCES, errno.EPERM, errno.ENAMETOOLONG)
 
 
 def main() -> None:
@@ -88,10 +89,15 @@ def main() -> None:
         _close_output()
         status = 0
     except OSError as error:
-        if error.errno not in FULL:
+        if error.errno in FULL:
+            _close_output()
+            status = _fail(f"expected room to write, found: {error.strerror}: make some, and go on")
+        elif error.errno in BARRED and error.filename is not None:
+            if volume() is Volume.VERBOSE:
+                traceback.print_exc()
+            status = _fail(_barred(error))
+        else:
             raise
-        _close_output()
-        status = _fail(f"expected room to write, found: {error.strerror}: make some, and go on")
     if status == INTERRUPTED:  # typer turns some of them into a status itself
         again = shlex.join(["embedcal", *sys.argv[1:]])
         say(f"interrupted; what was finished is kept. To go on: {again}")
@@ -131,6 +137,17 @@ def _refuse_blanks(words: Sequence[str]) -> None:
 def _close_output() -> None:
     """What could not be written is not tried again when Python ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _barred(error: OSError) -> str:
+    """A path that may not be looked at, which is often learnt far from where it was asked for."""
+    from embedcal.datasets.printable import printable
+
+    path = printable(os.fsdecode(error.filename), longest=300)
+    return (
+        f"expected to reach {path}, found: {error.strerror}: name another path, or have its "
+        "permissions changed"
+    )
 
 
 def _fail(message: str) -> int:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -280,6 +283,39 @@ def test_output_without_room_is_one_line() -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("embedcal: expected room to write")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", ["report", "cache"])
+def test_a_path_that_is_too_long_is_one_line(words: str) -> None:
+    done = run(f"{sys.executable} -m embedcal {words} {'a' * 300}")
+    assert done.returncode == 2
+    assert done.stderr.startswith("embedcal: expected to reach aaa")
+    assert os.strerror(errno.ENAMETOOLONG) in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="becomes another user")
+def test_a_path_that_may_not_be_looked_at_is_one_line() -> None:
+    """As another user, once what the command imports has been read as root."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "runs").mkdir()
+        code = (
+            "import os, sys\n"
+            "from embedcal.cli import main\n"
+            f"for uid, path in ((0, {'a' * 300!r}), (65534, {folder + '/runs'!r})):\n"
+            "    os.setuid(uid)\n"
+            "    sys.argv = ['embedcal', 'report', path]\n"
+            "    try:\n"
+            "        main()\n"
+            "    except SystemExit as stop:\n"
+            "        assert stop.code == 2\n"
+        )
+        done = run(f"{sys.executable} -c {shlex.quote(code)}")
+    lines = done.stderr.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[1].startswith(f"embedcal: expected to reach {folder}/runs")
+    assert os.strerror(errno.EACCES) in lines[1]
+    assert len(lines) == 2
 
 
 @pytest.mark.parametrize("words", ["fit --help", "methods --json", "methods"])
