@@ -148,6 +148,17 @@ def test_a_killed_mirror_leaves_no_half_of_a_run(
     assert len(points) == 1
 
 
+def test_a_second_project_leaves_the_runs_of_the_first(grid: Grid, tmp_path: Path) -> None:
+    pytest.importorskip("wandb")
+    for name in ("first", "second"):
+        track(grid.folder, "wandb", project=name, out=tmp_path)
+    made = sorted(key(record) for record in records(grid))
+    for name in made:
+        assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}*/run-*.wandb"))) == 2
+    for name in ("first", "second"):
+        assert track(grid.folder, "wandb", project=name, out=tmp_path).known == len(made)
+
+
 def test_what_is_deleted_in_the_tracker_comes_back(grid: Grid, tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     track(grid.folder, "tensorboard", out=tmp_path / "tb")

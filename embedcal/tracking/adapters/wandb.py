@@ -42,11 +42,12 @@ class Adapter(Tracker):
         self._known = set(self._whole())
 
     def holds(self, key: str) -> bool:
-        return key in self._known
+        return (self._project, self._mode, key) in self._known
 
     def add(self, run: Mirrored) -> None:
-        for left in self._folder.glob(f"offline-run-*-{run.key}"):  # of a killed process
-            shutil.rmtree(left, ignore_errors=True)
+        if all(key != run.key for _, _, key in self._known):  # W&B's folders name no project
+            for left in self._folder.glob(f"offline-run-*-{run.key}"):  # of a killed process
+                shutil.rmtree(left, ignore_errors=True)
         online = self._mode == "online"
         made = self._wandb.init(
             project=self._project,
@@ -76,12 +77,13 @@ class Adapter(Tracker):
         line = {"project": self._project, "mode": self._mode, "run": run.key}
         with (self._folder / INDEX).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
-        self._known.add(run.key)
+        self._known.add((self._project, self._mode, run.key))
 
     def close(self) -> None:
         self._wandb.teardown()  # it has a process of its own
 
-    def _whole(self) -> Iterator[str]:
+    def _whole(self) -> Iterator[tuple[str, str, str]]:
+        """Project, mode and key of every line, whichever project or mode it is of."""
         try:
             lines = (self._folder / INDEX).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
@@ -89,5 +91,4 @@ class Adapter(Tracker):
         for line in lines:
             with suppress(ValueError, KeyError, TypeError):  # torn
                 found = json.loads(line)
-                if found["project"] == self._project and found["mode"] == self._mode:
-                    yield str(found["run"])
+                yield str(found["project"]), str(found["mode"]), str(found["run"])
