@@ -56,13 +56,14 @@ class Labels:
         if isinstance(given, Mapping):
             named = given
         y, classes = self._codes(
-            "y", "class", names_of(asked.classes, what="class names") or recorded.classes
+            "y", "class", names_of(asked.classes, what="class names"), recorded.classes
         )
         codes = {
             name: self._codes(
                 name,
                 f"{name}{NAMED}",
-                names_of(named.get(name), what="value names") or recorded.values.get(name, ()),
+                names_of(named.get(name), what="value names"),
+                recorded.values.get(name, ()),
                 may_be_unknown=True,
             )
             for name in attributes
@@ -118,21 +119,32 @@ class Labels:
         return labels.codes
 
     def _codes(
-        self, name: str, beside: str, names: tuple[str, ...], *, may_be_unknown: bool = False
+        self,
+        name: str,
+        beside: str,
+        asked: tuple[str, ...] | None,
+        recorded: tuple[str, ...],
+        *,
+        may_be_unknown: bool = False,
     ) -> tuple[IntArray, tuple[str, ...]]:
-        """Codes and names of one column; names from the column ``beside`` where none are given."""
-        column = self._column(name)
+        """Codes and names of one column; names from the column ``beside`` where none are given.
+
+        A table that records the names has codes itself, and a name may look like a code.
+        """
+        column, names = self._column(name), asked or recorded
         if column is None:
             return integers(self.found.load(name), name, self.found.shown), names
         table, cells = column
         what = "label" if name == "y" else f"attribute '{printable(name)}'"
-        listed = names or table.names.get(name) or None
+        by_code = bool(recorded) and asked is None and table is self.found.table
+        numbers = tuple(map(str, range(len(recorded))))
+        listed = numbers if by_code else names or table.names.get(name)
         labels = read_labels(
             cells, table.show, what=what, names=listed, may_be_unknown=may_be_unknown
         )
         raise_any(table.source, labels.problems)
         if labels.named:
-            return labels.codes, labels.names
+            return labels.codes, names if by_code else labels.names
         pairs = self._column(beside)
         return labels.codes, _names(labels.codes, pairs[1], beside) if pairs else ()
 

@@ -331,3 +331,18 @@ def test_a_table_of_somebody_elses_is_taken_as_it_is(world: World, tmp_path: Pat
         writer.writerow(["id", "y", "split"])
         writer.writerows(zip(ids, world.y, world.split, strict=True))
     assert read_features(tmp_path / "x.npy").ids == ids
+
+
+@pytest.mark.parametrize("form", EXPORTS)
+def test_names_that_are_digits_come_back(form: str, world: World, tmp_path: Path) -> None:
+    classes, places = ("2", "0", "1"), ("1", "0")
+    first = import_features(
+        world.features, world.y, world.split, {"place": world.place},
+        names=Names(classes=classes, values={"place": places}), out=tmp_path / "first.h5",
+    )  # fmt: skip
+    with open_cache(first) as cache:
+        found = read_features(export_features(cache, tmp_path / OUTS[form]))
+    assert np.array_equal(found.y, world.y)
+    assert np.array_equal(found.attributes["place"], world.place)
+    assert found.classes == (classes[:2] if form in IN_ROWS else classes)
+    assert found.values == {"place": places}
