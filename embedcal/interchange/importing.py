@@ -63,7 +63,8 @@ def read_features(
         attributes: names of arrays or columns of attribute values; by default those that the
             file itself says it has.
         classes: class names in the order of their labels, also separated by commas.
-        values: value names of the first attribute, or ``place=land,water;time=day,night``.
+        values: value names of the first attribute, or ``place=land,water;time=day,night``, which
+            adds what it names to the attributes.
 
     Returns:
         Everything that was found, lengths, ranges and ids checked.

@@ -50,11 +50,17 @@ class Labels:
         """Everything asked for; EmbedcalError in one line for the first fault."""
         recorded = self.found.description
         attributes = asked.attributes or tuple(recorded.values) or self._paired()
-        self._require(("y", "split", *attributes))
         given = attributes_of(asked.values) if isinstance(asked.values, str) else asked.values
         named: Mapping[str, Any] = dict.fromkeys(attributes[:1], given)
         if isinstance(given, Mapping):
             named = given
+            attributes = tuple(dict.fromkeys((*attributes, *named)))
+        elif given and not attributes:
+            raise EmbedcalError(
+                f"expected the attribute of the values '{printable(str(given))}', found none in "
+                f"{self.found.shown}: name it with --attribute"
+            )
+        self._require(("y", "split", *attributes))
         y, classes = self._codes(
             "y", "class", names_of(asked.classes, what="class names"), recorded.classes
         )

@@ -224,3 +224,25 @@ def test_rows_are_taken_through_memory_in_blocks(tmp_path: Path) -> None:
     )
     grown = int(subprocess.check_output([sys.executable, "-c", script, str(tmp_path)], text=True))
     assert grown < 0.4 * 4 * rows * width
+
+
+def test_a_mapping_of_values_names_the_attributes(world: World, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", **world.arrays())
+    found = read_features(tmp_path / "x.npz", values="place=land,water")
+    assert np.array_equal(found.attributes["place"], world.place)
+    assert found.values == {"place": ("land", "water")}
+
+
+@pytest.mark.parametrize(
+    ("attributes", "values", "words"),
+    [
+        ((), "land,water", "found none in"),
+        (("place",), "plce=land,water", "expected arrays y, split, place, plce beside"),
+    ],
+)
+def test_values_of_no_attribute_are_refused(
+    attributes: tuple[str, ...], values: str, words: str, world: World, tmp_path: Path
+) -> None:
+    np.savez(tmp_path / "x.npz", **world.arrays())
+    with pytest.raises(EmbedcalError, match=words):
+        read_features(tmp_path / "x.npz", attributes=attributes, values=values)
