@@ -26,14 +26,26 @@ class Listed:
     image: bool = True
 
 
-def listed(images: Images, root: str | Path | None = None) -> Iterator[Listed]:
+@dataclass(frozen=True)
+class Listing:
+    """Files, one after another, and the folder ``root`` that their names begin at."""
+
+    root: Path
+    files: Iterator[Listed]
+
+    def __iter__(self) -> Iterator[Listed]:
+        return self.files
+
+
+def listed(images: Images, root: str | Path | None = None) -> Listing:
     """The files that ``images`` stands for, found while they are asked for.
 
     A folder is walked in the order of its sorted paths, whatever the depth; hidden files are
     passed over in silence, and names are below the folder. A ``.csv`` or ``.tsv`` file has a
-    column ``path``, a ``.txt`` file a path a line; any other file is one image. Paths in a table
-    or a list are below ``root``, by default the file's own folder, or for a list of Python's the
-    working folder. Raises EmbedcalError at once for a source that is not there.
+    column ``path``, a ``.txt`` file a path a line; any other file is one image, whose name is its
+    path as given. Paths in a table or a list are below ``root``, by default the file's own folder,
+    or for a list of Python's the working folder. Raises EmbedcalError at once for a source that
+    is not there.
     """
     if not isinstance(images, str | os.PathLike):
         return _below(map(_path, images), Path(root or ""))
@@ -45,7 +57,7 @@ def listed(images: Images, root: str | Path | None = None) -> Iterator[Listed]:
                 f"expected no root beside the folder {shown}, which is its own, found "
                 f"{printable(str(root), longest=300)}: leave one of them out"
             )
-        return _walk(path)
+        return Listing(path, _walk(path))
     if not path.exists():
         raise EmbedcalError(f"expected images in {shown}, found nothing there: check the path")
     base = path.parent if root is None else Path(root).expanduser()
@@ -53,7 +65,7 @@ def listed(images: Images, root: str | Path | None = None) -> Iterator[Listed]:
         return _below(_column(path), base)
     if path.suffix.lower() == ".txt":
         return _below(_lines(path), base)
-    return iter([Listed(path.name, path)])
+    return Listing(Path(), iter([Listed(str(path), path)]))
 
 
 def _path(image: object) -> str:
@@ -66,9 +78,8 @@ def _path(image: object) -> str:
     return os.fspath(image)
 
 
-def _below(names: Iterable[str], root: Path) -> Iterator[Listed]:
-    for name in names:
-        yield Listed(name, root / name)
+def _below(names: Iterable[str], root: Path) -> Listing:
+    return Listing(root, (Listed(name, root / name) for name in names))
 
 
 def _column(path: Path) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext
@@ -124,8 +125,9 @@ def predict(
         images: a folder (with all below it), a CSV file with a column ``path``, a ``.txt`` list,
             one image, or several paths.
         cache: the run's cache, open or its file; by default the file that the run notes.
-        csv: write predictions here. A file of the same run, rule and temperature is gone on with:
-            images that are in it are not looked at again.
+        csv: write predictions here. A file of the same run, rule and temperature, whose paths
+            begin at the same folder, is gone on with: images that are in it are not looked at
+            again.
         neighbours: how many nearest training rows each image gets, by cosine of the head's own
             embedding. These embeddings, 4 bytes a number, are held in memory.
         temperature: divides the logits before the softmax; ``calibrated`` is what
@@ -159,11 +161,12 @@ def predict(
             run=f"{ZERO_SHOT} {opened.fingerprint[:12]}" if run is None else run.id,
             rule="none" if run is None else str(run.record["selection"]),
             temperature=_temperature(run, known, temperature),
+            root=os.path.realpath(files.root),
         )
         with _sheet(csv, stamp, neighbours) as out:
             reused = 0 if out is None else out.done.total()
             tally = _Tally(opened.meta.classes, out, options.keep)
-            _all(_Job(run, opened, files, stamp.temperature, neighbours, options), tally)
+            _all(_Job(run, opened, files.files, stamp.temperature, neighbours, options), tally)
         return Predictions(
             run=stamp.run,
             method="zeroshot" if run is None else str(run.record["method"]),

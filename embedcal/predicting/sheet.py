@@ -23,22 +23,27 @@ from embedcal.types import EmbedcalError
 if TYPE_CHECKING:
     from embedcal.predicting.prediction import Predicted
 
-COLUMNS = ("path", "class", "probability", "second", "margin", "run", "rule", "temperature")
+MADE = ("run", "rule", "temperature", "root")
+COLUMNS = ("path", "class", "probability", "second", "margin", *MADE)
 BESIDE = ("neighbour", "neighbour_class", "similarity")  # each with the neighbour's number
 ANOTHER = "name another file with --csv"
 
 
 @dataclass(frozen=True)
 class Stamp:
-    """What made a row: the run, the rule that chose its head, and the temperature."""
+    """What made a row: the run, the rule that chose its head, and the temperature.
+
+    ``root`` is the folder that its path begins at, spelt in the one way that has no links.
+    """
 
     run: str
     rule: str
     temperature: float
+    root: str
 
     @property
-    def cells(self) -> tuple[str, str, str]:
-        return self.run, self.rule, f"{self.temperature:.9g}"
+    def cells(self) -> tuple[str, str, str, str]:
+        return self.run, self.rule, f"{self.temperature:.9g}", cell(self.root)
 
 
 def header(neighbours: int) -> tuple[str, ...]:
@@ -161,12 +166,18 @@ def _count(found: Sheet, line: bytes, number: int, columns: int) -> None:
             f"expected {columns} cells in line {number} of {found.path}, found {len(cells)}: "
             f"delete that line, or {ANOTHER}"
         )
-    stamp = found.stamp.cells
-    if tuple(cells[5:8]) != stamp:
-        run, rule, temperature = (printable(each) for each in cells[5:8])
+    stamp, made = found.stamp.cells, cells[COLUMNS.index(MADE[0]) : len(COLUMNS)]
+    if made[:3] != [*stamp[:3]]:
+        run, rule, temperature = map(printable, made[:3])
         raise EmbedcalError(
             f"expected predictions of run {stamp[0]} ({stamp[1]}, temperature {stamp[2]}) in "
             f"{found.path}, found run {run} ({rule}, temperature {temperature}) in line {number}: "
+            f"{ANOTHER}"
+        )
+    if made[3] != stamp[3]:
+        here, there = (printable(each, longest=300) for each in (stamp[3], made[3]))
+        raise EmbedcalError(
+            f"expected paths that begin at {here} in {found.path}, found {there} in line {number}: "
             f"{ANOTHER}"
         )
     found.done[cells[0]] += 1

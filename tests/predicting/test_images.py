@@ -55,7 +55,7 @@ def test_tables_lists_and_single_files(tmp_path: Path) -> None:
     lines.write_text("\ufeffa.png\n\ndeep/b.png\r\na.png")
     assert list(listed(lines, tmp_path / "in")) == expected
     assert list(listed(["a.png", Path("deep/b.png"), "a.png"], tmp_path / "in")) == expected
-    assert list(listed(a)) == [Listed("a.png", a)]
+    assert list(listed(a)) == [Listed(str(a), a)]
     assert list(listed([a])) == [Listed(str(a), a)]
 
 

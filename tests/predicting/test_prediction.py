@@ -218,6 +218,31 @@ def test_a_list_may_name_a_file_twice(flock, photos: Path, tmp_path: Path) -> No
     assert out.read_bytes().count(b"0/00.png") == 2
 
 
+def test_images_of_one_name_in_two_folders_are_two(
+    flock, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, days = flock.runs["linear"], tmp_path / "days"
+    for name, rows in (("day1", slice(0, 2)), ("day2", slice(2, 4))):
+        (days / name).mkdir(parents=True)
+        for number, path in enumerate(rows_of(flock, 2)[1][rows]):
+            shutil.copy(flock.images / path, days / name / f"{number}.png")
+    monkeypatch.chdir(days)
+    one_by_one = [go(run, Path(f"{day}/0.png"), Path("one.csv")) for day in ("day1", "day2")]
+    assert [(each.predicted, each.reused) for each in one_by_one] == [(1, 0), (1, 1)]
+    assert go(run, Path("./day1/0.png"), Path("one.csv")).predicted == 0
+
+    go(run, Path("day1"), Path("all.csv"))
+    whole = Path("all.csv").read_bytes()
+    (days / "linked").symlink_to("day1")
+    for spelt in (days / "day1", Path("day2/../day1/"), Path("linked")):
+        assert go(run, spelt, Path("all.csv")).reused == 2
+    Path("day2/list.txt").write_text("0.png\n")
+    for other in ("day2", "day2/list.txt", "day2/0.png"):
+        with pytest.raises(EmbedcalError, match=r"^expected paths that begin at .*--csv$"):
+            go(run, Path(other), Path("all.csv"))
+    assert Path("all.csv").read_bytes() == whole
+
+
 def test_runs_rules_temperatures_and_other_files_never_mix(
     flock, photos: Path, tmp_path: Path
 ) -> None:
@@ -248,7 +273,7 @@ def test_runs_rules_temperatures_and_other_files_never_mix(
         assert "\x1b" not in str(told.value)
         assert other_file.read_text() == text
     out.write_bytes(whole.replace(b"0/03.png,", b"0/03.png,,"))
-    with pytest.raises(EmbedcalError, match=r"expected 11 cells in line \d+ of .*, found 12"):
+    with pytest.raises(EmbedcalError, match=r"expected 12 cells in line \d+ of .*, found 13"):
         go(run, photos, out)
     with (
         FileLock(tmp_path / ".out.csv.lock"),
@@ -263,7 +288,7 @@ def test_runs_rules_temperatures_and_other_files_never_mix(
 def test_a_folder_that_takes_no_file_is_not_another_process() -> None:
     with (
         pytest.raises(EmbedcalError, match=r"expected to write /proc/out\.csv, found: .* --csv$"),
-        sheet(Path("/proc/out.csv"), Stamp("r", "last", 1.0), 0),
+        sheet(Path("/proc/out.csv"), Stamp("r", "last", 1.0, "/"), 0),
     ):
         raise AssertionError
 
@@ -271,7 +296,7 @@ def test_a_folder_that_takes_no_file_is_not_another_process() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with FileIO("/dev/full", "r+") as file:
-        full = Sheet(tmp_path / "out.csv", Stamp("r", "last", 1.0), 0, file)
+        full = Sheet(tmp_path / "out.csv", Stamp("r", "last", 1.0, "/"), 0, file)
         with pytest.raises(NoRoomError, match="make room, and give the same command again"):
             full.put(b"path\n")
 
