@@ -89,14 +89,28 @@ def read_torch(path: Path, features: str | None) -> Found:
     if not isinstance(loaded, Mapping):
         return Found(source=path, parts=feature_parts(_array(loaded, "the file", path)))
     names = tuple(name for name in loaded if isinstance(name, str))
-    values = loaded.get("values", {})
-    described = Description(
-        classes=tuple(map(str, loaded.get("classes", ()))),
-        values={str(k): tuple(map(str, v)) for k, v in values.items()} if values else {},
-    )
+    described = _described(loaded, path)
     return from_names(
         path, names, lambda name: _array(loaded[name], name, path), features, described
     )
+
+
+def _described(loaded: Mapping[Any, Any], path: Path) -> Description:
+    """The names in a dictionary: lists of texts, since anything else would be taken apart."""
+    classes, values = loaded.get("classes", ()), loaded.get("values", {})
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise EmbedcalError(
+            f"expected 'values' of {printable(str(path), longest=300)} to map attributes to lists "
+            f"of names, found {type(values).__name__}: save {{'place': ['land', 'water']}}"
+        )
+    for key, listed in (("classes", classes), *values.items()):
+        if not isinstance(listed, list | tuple) or not all(isinstance(n, str) for n in listed):
+            raise EmbedcalError(
+                f"expected names of '{printable(key)}' in {printable(str(path), longest=300)} as a "
+                f"list of texts, found {printable(repr(listed), longest=100)}: save a list, or "
+                "call it something else"
+            )
+    return Description(classes=tuple(classes), values={k: tuple(v) for k, v in values.items()})
 
 
 def load_torch(path: Path) -> Any:
@@ -228,7 +242,10 @@ def _unnamed(templates: int) -> tuple[str, ...]:
 
 
 def _array(value: Any, name: str, path: Path) -> Any:
-    """A tensor as an array over the same memory; bfloat16 as float32; a list as an array."""
+    """A tensor as an array over the same memory; a list as an array.
+
+    What NumPy has no type for, bfloat16 and those of eight bits, becomes float32.
+    """
     import torch
 
     if isinstance(value, torch.Tensor):
@@ -247,7 +264,8 @@ def _plain(tensor: Tensor) -> Any:
     tensor = tensor.detach()
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
-    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
+    unknown = tensor.dtype == torch.bfloat16 or (tensor.is_floating_point() and tensor.itemsize < 2)
+    return (tensor.float() if unknown else tensor).numpy()
 
 
 def unreadable(what: str, path: Path, error: BaseException) -> EmbedcalError:

@@ -246,3 +246,16 @@ def test_values_of_no_attribute_are_refused(
     np.savez(tmp_path / "x.npz", **world.arrays())
     with pytest.raises(EmbedcalError, match=words):
         read_features(tmp_path / "x.npz", attributes=attributes, values=values)
+
+
+@pytest.mark.parametrize("form", ["float8_e4m3fn", "float8_e5m2"])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_floats_of_eight_bits(suffix: str, form: str, world: World, tmp_path: Path) -> None:
+    from safetensors.torch import save_file as save_tensors
+
+    x = tensors(world)
+    x["features"] = x["features"].to(getattr(torch, form))
+    path = tmp_path / f"x.{suffix}"
+    (torch.save if suffix == "pt" else save_tensors)(x, path)
+    found = read_features(path)
+    assert np.array_equal(found.features, x["features"].float().numpy())

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from feature_worlds import ROWS, WIDTH, World, clip_benchmark, clip_retrieval, write_table
+from feature_worlds import (
+    ROWS,
+    WIDTH,
+    World,
+    clip_benchmark,
+    clip_retrieval,
+    tensors,
+    write_table,
+)
 from safetensors.numpy import save_file
 
 from embedcal.interchange import import_from, read_features
@@ -180,3 +188,24 @@ def test_vectors_of_several_lengths_are_refused(tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
         with pytest.raises(EmbedcalError, match="one vector of one length"):
             read_features(tmp_path / f"{name}.parquet")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("classes", 10, "found 10"),
+        ("classes", "cat,dog", "found 'cat,dog'"),
+        ("classes", torch.arange(2), "found tensor"),
+        ("classes", ["land", 1], "found ['land', 1]"),
+        ("values", torch.arange(2), "found Tensor"),
+        ("values", {"place": "land"}, "names of 'place'"),
+        ("values", {0: ["land"]}, "expected 'values' of"),
+    ],
+)
+def test_names_in_a_dictionary_are_lists_of_texts(
+    key: str, value: Any, words: str, world: World, tmp_path: Path
+) -> None:
+    torch.save({**tensors(world), key: value}, tmp_path / "x.pt")
+    with pytest.raises(EmbedcalError, match=re.escape(words)) as raised:
+        read_features(tmp_path / "x.pt", attributes=["place"])
+    assert "\n" not in str(raised.value)
