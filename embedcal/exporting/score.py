@@ -1,7 +1,9 @@
 """Class and probability of image files, as CSV: python score.py IMAGE ... > scores.csv
 
 Needs torch, open_clip_torch, pillow and safetensors, and the files that lie beside this one.
-Files that cannot be read are named on standard error; the exit status is then 1.
+Files that cannot be read are named on standard error; the exit status is then 1. Control characters
+in names are escaped, and what a spreadsheet would take for a formula gets an apostrophe, or as a
+path "./", before it.
 """
 
 # ruff: noqa: TID253 - this file is copied into exports and must stand alone
@@ -10,7 +12,9 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +186,22 @@ def batches(scorer: Scorer, files: Sequence[str]) -> Iterator[tuple[list[str], T
             yield names, torch.stack(pictures)
 
 
+def cell(text: str) -> str:
+    """A name as a cell of a CSV: one line, nothing hidden, and no formula."""
+    plain = "".join(
+        char.encode("unicode_escape").decode("ascii")
+        if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+        else char
+        for char in text
+    )
+    return "'" + plain if re.match(r"'*\s*[=+\-@]", plain) else plain
+
+
+def path_cell(name: str) -> str:
+    """A path as a cell: ``./=a.png`` is the same file as ``=a.png``, and no formula."""
+    return cell("./" + name if name.lstrip().startswith(("=", "+", "-", "@")) else name)
+
+
 def main(files: Sequence[str]) -> int:
     """Score the files; the exit status."""
     if not files:
@@ -193,7 +213,8 @@ def main(files: Sequence[str]) -> int:
     for names, pictures in batches(scorer, files):
         for name, chances in zip(names, scorer.probabilities(pictures), strict=True):
             best = int(chances.argmax())
-            rows.writerow([name, scorer.facts["classes"][best], f"{float(chances[best]):.6f}"])
+            label = cell(scorer.facts["classes"][best])
+            rows.writerow([path_cell(name), label, f"{float(chances[best]):.6f}"])
         done += len(names)
     return int(done < len(files))
 

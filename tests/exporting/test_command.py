@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +17,8 @@ from exported_for_tests import Small
 from typer.testing import CliRunner, Result
 
 from embedcal.commands.exporting import register
+from embedcal.datasets import spreadsheet
+from embedcal.exporting import score
 from embedcal.exporting.score import main as script
 from embedcal.types import EmbedcalError
 
@@ -86,6 +92,31 @@ def test_the_script_passes_over_what_it_cannot_read(
     assert [line.split(",")[0] for line in lines[1:]] == [files[0], files[3]]
     assert [line.split(":")[0] for line in told.err.splitlines()] == files[1:3]
     assert script([]) == 2
+
+
+def test_the_scripts_cells_are_those_of_every_other_csv() -> None:
+    pieces = ["", "'", " ", "\n", "=", "-", "+", "@", "./", "a", "\u202e", "\udce9", "ö"]
+    for text in map("".join, itertools.product(pieces, repeat=3)):
+        assert score.cell(text) == spreadsheet.cell(text)
+        assert score.path_cell(text) == spreadsheet.path_cell(text)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are text")
+def test_the_script_writes_names_that_tempt_or_are_no_text(small: Small, tmp_path: Path) -> None:
+    out = tmp_path / "model"
+    assert command(str(small.runs["pooled"].folder), str(out)).exit_code == 0
+    names = ["=1+1.png", os.fsdecode(b"s\xe9.png"), "c.png"]
+    for name in names:
+        shutil.copy(small.path.parent / "data" / "im ages" / "0.png", tmp_path / name)
+    done = subprocess.run(
+        [sys.executable, str(out / "score.py"), *names],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        capture_output=True,
+        check=True,
+    )
+    rows = list(csv.reader(done.stdout.decode().splitlines()))
+    assert [row[0] for row in rows[1:]] == ["./=1+1.png", "s\\udce9.png", "c.png"]
 
 
 def test_probabilities_are_divided_by_the_temperature(small: Small, tmp_path: Path) -> None:
