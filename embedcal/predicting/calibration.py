@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -77,7 +78,7 @@ def calibrate(
     Args:
         run: a finished run; its own rule's head is calibrated.
         cache: the run's cache, for the names of groups; by default the file that the run notes.
-            Where that is gone, groups have numbers for names.
+            Where that is gone, or an annotation beside it, groups have numbers for names.
         split: ``val``: the temperature is fitted to all of val, and judged on all of test.
             ``test``: it is fitted to a random half of each class of test and judged on the other
             half, for methods that have fitted val themselves.
@@ -238,7 +239,9 @@ def _names(run: Run, cache: FeatureCache | None) -> _Names | None:
 def _names_in(run: Run, cache: FeatureCache) -> _Names:
     check_over(run, cache)
     attributes: Sequence[str] = run.record["attributes"]
-    groups = labelled(cache, attributes).group_names(attributes)
+    groups: tuple[str, ...] = ()
+    with suppress(EmbedcalError):  # an annotation may be gone by now
+        groups = labelled(cache, attributes).group_names(attributes)
     return _Names(cache.meta.classes, groups)
 
 

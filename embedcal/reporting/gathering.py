@@ -216,7 +216,10 @@ def _facts(block: Block, pool: Pool, cache: FeatureCache | None) -> dict[str, st
 
 @contextmanager
 def _cache(pool: Pool, options: ReportOptions, notes: list[str]) -> Iterator[FeatureCache | None]:
-    """The cache of a pool with the attributes that its runs name; None, with a note, if gone."""
+    """The cache of a pool with the attributes that its runs name; None, with a note, if gone.
+
+    An attribute that was annotated beside the cache may be gone while the cache is there.
+    """
     from embedcal.annotating import labelled
     from embedcal.cache import open_cache
 
@@ -227,7 +230,10 @@ def _cache(pool: Pool, options: ReportOptions, notes: list[str]) -> Iterator[Fea
             continue
         with opened:
             if opened.fingerprint == pool.fingerprint:
-                yield labelled(opened, pool.attributes)
+                view = None
+                with _noted(notes, "no images, galleries, maps or explanations"):
+                    view = labelled(opened, pool.attributes)
+                yield view
                 return
     notes.append(
         f"no images, galleries, maps or explanations: the cache is not at {pool.path}; name it "

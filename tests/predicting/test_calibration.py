@@ -12,6 +12,7 @@ from made_runs import Grid
 from PIL import Image
 
 import embedcal
+from embedcal.annotating import annotate, remove
 from embedcal.predicting import calibrate, draw, fit_temperature, stored_temperature
 from embedcal.predicting.calibration import FILE
 from embedcal.predicting.temperature import nll
@@ -139,6 +140,18 @@ def test_without_the_cache_groups_have_numbers(tmp_path: Path) -> None:
     assert [each.name for each in calibrate(run, draws=2).judged.rows] == [
         "all", "class 0", "class 1"
     ]  # fmt: skip
+
+
+def test_without_the_annotation_groups_have_numbers(flock, tmp_path: Path) -> None:
+    with embedcal.open(shutil.copy(flock.cache, tmp_path / "own.h5")) as cache:
+        annotate(cache, "odd", "spurious", (np.arange(len(cache)) % 2).astype(np.int8))
+        run = embedcal.fit("erm", cache, attribute="odd", epochs=1, out=tmp_path)
+        named = calibrate(run, cache, draws=2).judged.rows
+        assert named[1].name == "landbird | no odd"
+        remove(cache, "odd")
+        rows = calibrate(run, cache, draws=2).judged.rows
+    assert [each.name for each in rows[1:3]] == ["class 0 | value 0", "class 0 | value 1"]
+    assert [each.after for each in rows] == [each.after for each in named]
 
 
 def test_mistakes_are_one_line(flock, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shlex
+import shutil
 import time
 from base64 import b64decode
 from itertools import product
@@ -19,7 +20,7 @@ from pages_for_tests import tree
 from PIL import Image
 from typer.testing import CliRunner
 
-from embedcal.annotating import annotate
+from embedcal.annotating import annotate, remove
 from embedcal.cache import open_cache
 from embedcal.cli import app
 from embedcal.commands.reporting import register
@@ -27,6 +28,7 @@ from embedcal.comparing import compare
 from embedcal.comparing.recorded import collect
 from embedcal.datasets.places import remember
 from embedcal.evaluate import bootstrap
+from embedcal.fitting import fit
 from embedcal.reporting import ReportOptions, behind, made_by, report
 from embedcal.reporting.gathering import gather
 from embedcal.reporting.page import render
@@ -253,6 +255,20 @@ def test_runs_are_judged_by_another_attribute_as_compare_judges_them(runs, birds
     assert part.galleries[0].title in block.group_names
     assert all("--attribute place" in text for _, text in part.commands.runs)
     assert len(part.effects) == 1
+
+
+def test_an_annotation_that_is_gone_costs_what_needs_it_and_no_more(birds, home, tmp_path):
+    own = shutil.copy(birds, tmp_path / "own.h5")
+    with open_cache(own) as cache:
+        annotate(cache, "odd", "spurious", (np.arange(len(cache)) % 2).astype(np.int8))
+        fit("erm", cache, attribute="odd", epochs=1, out=tmp_path / "runs")
+        remove(cache, "odd")
+    (part,) = gather(tmp_path / "runs", ReportOptions(images=False)).parts
+    assert part.lines[0].row.mean == compare(tmp_path / "runs").blocks[0].rows[0].mean
+    assert not part.galleries
+    assert part.mapped is None
+    (note,) = [each for each in part.notes if each.startswith("no images, galleries, maps")]
+    assert "expected an attribute of own.h5, found 'odd'" in note
 
 
 def command(*words):
