@@ -7,6 +7,7 @@ import math
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -157,6 +158,22 @@ def test_a_second_project_leaves_the_runs_of_the_first(grid: Grid, tmp_path: Pat
         assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}*/run-*.wandb"))) == 2
     for name in ("first", "second"):
         assert track(grid.folder, "wandb", project=name, out=tmp_path).known == len(made)
+def test_a_run_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
+    """A start takes away only what nobody can be writing any more, and only what is ours."""
+    mlflow = pytest.importorskip("mlflow")
+    open_tracker("mlflow", "p", tmp_path).close()
+    client = mlflow.MlflowClient(f"sqlite:///{(tmp_path / 'mlflow.db').as_posix()}")
+    experiment, now = client.get_experiment_by_name("p").experiment_id, int(1000 * time.time())
+    for name, age, tags in (
+        ("ours, now", 5, {"embedcal.run": "a"}),
+        ("ours, left by a killed process", 3600, {"embedcal.run": "b"}),
+        ("somebody else's", 3600, {}),
+    ):
+        client.create_run(experiment, now - 1000 * age, tags, run_name=name)
+    tracker = open_tracker("mlflow", "p", tmp_path)
+    assert not tracker.holds("a")
+    left = {run.info.run_name for run in client.search_runs([experiment])}
+    assert left == {"ours, now", "somebody else's"}
 
 
 def test_what_is_deleted_in_the_tracker_comes_back(grid: Grid, tmp_path: Path) -> None:

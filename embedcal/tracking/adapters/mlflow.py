@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ BATCH = 500  # metrics in one request: MLflow takes 1000 things in all
 PARAMETERS = 100  # in one request
 PAGE = 1000
 DONE = "FINISHED"
+LEFT = 600  # seconds after which nobody writes a run any more
 
 
 class Adapter(Tracker):
@@ -55,7 +57,15 @@ class Adapter(Tracker):
         made = self._client.create_run(
             self._experiment, run_name=run.name, tags={KEY: run.key, "method": run.method}
         )
-        name = made.info.run_id
+        try:
+            self._write(made.info.run_id, run, now)
+        except BaseException:
+            with suppress(Exception):  # the first error is the one to tell
+                self._client.delete_run(made.info.run_id)
+            raise
+        self._known.add(run.key)
+
+    def _write(self, name: str, run: Mirrored, now: int) -> None:
         metric, param = self._entities.Metric, self._entities.Param
         settings = [param(key, str(value)) for key, value in run.settings.items()]
         for some in _cut(settings, PARAMETERS):
@@ -65,7 +75,6 @@ class Adapter(Tracker):
         for some in _cut(metrics, BATCH):
             self._client.log_batch(name, metrics=some)
         self._client.set_terminated(name, status=DONE)
-        self._known.add(run.key)
 
     def close(self) -> None: ...
 
@@ -82,15 +91,18 @@ class Adapter(Tracker):
         return str(there.experiment_id)
 
     def _whole(self) -> Iterator[str]:
-        """Keys of the runs that were finished; what a killed process left is taken away."""
-        token = None
+        """Keys of the runs that were finished; what a killed process left is taken away.
+
+        A run that is not finished may be another process's, which writes it at this moment.
+        """
+        token, before = None, 1000 * (time.time() - LEFT)
         while True:
             page = self._client.search_runs([self._experiment], max_results=PAGE, page_token=token)
             for run in page:
                 key = run.data.tags.get(KEY)
                 if key and run.info.status == DONE:
                     yield key
-                elif key:
+                elif key and run.info.start_time < before:
                     self._client.delete_run(run.info.run_id)
             token = page.token
             if not token:
