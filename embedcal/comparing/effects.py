@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ from embedcal.comparing.recorded import (
     varied,
 )
 from embedcal.comparing.verdicts import counted
+from embedcal.evaluate import Rule
 from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 MANY = 8  # an option with more different numbers than this is cut at its quartiles
@@ -155,24 +156,17 @@ def sensitivity(
     methods = [run.record["method"] for pool in pools for run in pool.done]
     if method is not None:
         named(method, methods, "a method that has runs")
-    pools = [only for pool in pools if (only := _only(pool, method)).done]
+    pools = [
+        replace(pool, done=tuple(r for r in pool.done if method in (None, r.record["method"])))
+        for pool in pools
+    ]
+    pools = [pool for pool in pools if pool.done]
+    rules = [pool.rule(select, oracle=oracle) for pool in pools]
     found: list[MethodEffects] = []
-    kept = 0
-    for pool in pools:
-        wanted = pool.rule(select, oracle=oracle)
-        name = pool.metric(metric, split)
-        entries, lacking = pool.under(wanted)
-        kept += len(entries)
-        of_method: dict[str, list[Found]] = {}
-        for item in entries:
-            of_method.setdefault(item[0].record["method"], []).append(item)
-        for key, items in of_method.items():
-            part = _method(pool, key, items, name, split)
-            if part is not None and lacking:  # also of methods that have no part of their own
-                part = replace(part, notes=(*part.notes, lacking_note(lacking, wanted)))
-            found += [part] if part else []
-    if not kept:
-        raise none_under(pools, pools[0].rule(select, oracle=oracle))
+    for pool, wanted in zip(pools, rules, strict=True):
+        found += effects_of(pool, wanted, pool.metric(metric, split), split)
+    if not any(pool.under(wanted)[0] for pool, wanted in zip(pools, rules, strict=True)):
+        raise none_under(pools, rules[0])
     if not found:
         which = f"of {method}" if method else "of one method"
         raise EmbedcalError(
@@ -182,8 +176,17 @@ def sensitivity(
     return Sensitivity(methods=tuple(found))
 
 
-def _only(pool: Pool, method: str | None) -> Pool:
-    return replace(pool, done=tuple(r for r in pool.done if method in (None, r.record["method"])))
+def effects_of(pool: Pool, wanted: Rule, metric: str, split: str) -> Iterator[MethodEffects]:
+    """The effects of each method of one pool that has any, under a rule."""
+    entries, lacking = pool.under(wanted)
+    of_method: dict[str, list[Found]] = {}
+    for item in entries:
+        of_method.setdefault(item[0].record["method"], []).append(item)
+    for key, items in of_method.items():
+        part = _method(pool, key, items, metric, split)
+        if part is not None:  # the note is also of methods that have no part of their own
+            notes = (lacking_note(lacking, wanted),) if lacking else ()
+            yield replace(part, notes=(*part.notes, *notes))
 
 
 def _method(
@@ -367,10 +370,8 @@ def _options(
 def _quartiles(values: FloatArray) -> tuple[IntArray, tuple[str, ...]]:
     edges = np.unique(np.quantile(values, [0.25, 0.5, 0.75], method="lower"))
     codes = _codes(np.searchsorted(edges, values).tolist())
-    labels = []
-    for code in range(int(codes.max()) + 1):
-        part = values[codes == code]
-        labels.append((part.min(), f"{part.min():.3g} to {part.max():.3g}"))
+    parts = [values[codes == code] for code in range(int(codes.max()) + 1)]
+    labels = [(part.min(), f"{part.min():.3g} to {part.max():.3g}") for part in parts]
     order = np.argsort([low for low, _ in labels])
     return np.argsort(order)[codes], tuple(labels[i][1] for i in order)
 
@@ -389,12 +390,11 @@ def _sentence(effects: Sequence[Effect], parts: Parts, metric: str, split: str) 
     first, *others = map(words, effects)
     name, rest = first.split(" ", 1)
     text = f"{name} explains {rest} of the spread of {metric} on {split}"
-    tail = [*others]
     if parts.seeds is None:
-        tail.append(f"interactions and seeds {100 * parts.interactions:.0f} %")
+        others.append(f"interactions and seeds {100 * parts.interactions:.0f} %")
     else:
-        tail.append(f"interactions {100 * parts.interactions:.0f} %")
-        tail.append(f"seeds {100 * parts.seeds:.0f} %")
+        others.append(f"interactions {100 * parts.interactions:.0f} %")
+        others.append(f"seeds {100 * parts.seeds:.0f} %")
     if abs(parts.shared) >= 0.005:
-        tail.append(f"{100 * parts.shared:.0f} % cannot be told apart")
-    return f"{text}; {', '.join(tail)}."
+        others.append(f"{100 * parts.shared:.0f} % cannot be told apart")
+    return f"{text}; {', '.join(others)}."

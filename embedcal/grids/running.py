@@ -155,7 +155,7 @@ def grid(  # noqa: PLR0913 - a public function has the options that it has
     )
     if isinstance(find, Everything):
         _check_size(spaces, len(numbers))
-    command = _command(spaces, numbers, budget, search, wanted.name)
+    command = _command(on, spaces, numbers, budget, search, wanted.name)
     course = _Course(site=site, on=on, watch=watch)
     drawn = default_grid or budget is not None  # nobody wrote down each combination
     for settings in find.rounds():
@@ -360,13 +360,20 @@ def _axis(axis: Any) -> Any:
 
 
 def _command(
+    on: Workbench,
     spaces: Sequence[Space],
     seeds: Sequence[int],
     budget: int | None,
     search: str,
     select: str,
 ) -> dict[str, Any]:
-    found = {"runs": _written(spaces), "seeds": list(seeds), "select": select}
+    found = {
+        "runs": _written(spaces),
+        "seeds": list(seeds),
+        "select": select,
+        "attributes": list(on.attributes),
+        "fingerprint": on.cache.fingerprint,
+    }
     return found if budget is None else {**found, "budget": budget, "search": search}
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedcal.answers.comparison import heading, metric_name
-from embedcal.comparing import compare, sensitivity
+from embedcal.comparing import compare
 from embedcal.comparing.comparison import Block
-from embedcal.comparing.effects import MethodEffects
+from embedcal.comparing.effects import MethodEffects, effects_of
 from embedcal.comparing.judging import judged
 from embedcal.comparing.recorded import Pool, collect
 from embedcal.comparing.verdicts import counted
@@ -84,7 +84,7 @@ def gather(
     pools = [pool for pool in collect(runs) if pool.done]
     if options.cache is not None:
         _check_cache(options.cache, pools)
-    taken_apart = _effects(runs, options, pools)
+    taken_apart = [_effects(pool, options) for pool in pools]
     if options.attribute:
         pools = judged(pools, options.attribute, options.cache)
         taken_apart = [
@@ -314,29 +314,12 @@ def _noted(notes: list[str], what: str) -> Iterator[None]:
         notes.append(f"{what}: {error}")
 
 
-def _effects(
-    runs: Sequence[str | Path] | str | Path, options: ReportOptions, pools: Sequence[Pool]
-) -> list[list[MethodEffects]]:
-    """Sensitivity of each pool; nothing where no option varies.
-
-    ``sensitivity`` goes through the pools in their order, and tells of each method once.
-    """
-    found: list[MethodEffects] = []
+def _effects(pool: Pool, options: ReportOptions) -> list[MethodEffects]:
+    """Sensitivity of a pool; nothing where no option varies, or the metric is none of its own."""
     with suppress(EmbedcalError):
-        found = list(
-            sensitivity(
-                runs, metric=options.metric, select=options.select, oracle=options.oracle
-            ).methods
-        )
-    of_pools = []
-    for pool in pools:
-        mine: list[MethodEffects] = []
-        methods = {run.record["method"] for run in pool.done}
-        while found and found[0].fingerprint == pool.fingerprint and found[0].method in methods:
-            methods.discard(found[0].method)
-            mine.append(found.pop(0))
-        of_pools.append(mine)
-    return of_pools
+        wanted = pool.rule(options.select, oracle=options.oracle)
+        return list(effects_of(pool, wanted, pool.metric(options.metric), "val"))
+    return []
 
 
 def _command(runs: Sequence[str | Path] | str | Path, options: ReportOptions) -> str:

@@ -50,13 +50,22 @@ def _selected(rule: str) -> list[str]:
 
 
 def _grids(pool: Pool, found: Sequence[Found]) -> tuple[str, ...]:
-    """What ``grid.json`` of each folder says was asked of it."""
+    """What ``grid.json`` of each folder says was asked of it over this cache and these attributes.
+
+    Commands of a folder from before they were noted are taken for these.
+    """
     written: list[str] = []
-    folders = {run.folder.parent: run.record["attributes"] for run, _ in found}
-    for folder, attributes in folders.items():
+    folders = dict.fromkeys(
+        (run.folder.parent, tuple(run.record["attributes"])) for run, _ in found
+    )
+    for folder, attributes in folders:
+        here = {"fingerprint": pool.fingerprint, "attributes": list(attributes)}
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             asked = json.loads((folder / GRID).read_text())["commands"]
-            written += [_grid(each, pool.path, folder, attributes) for each in asked]
+            mine = [
+                each for each in asked if all(each.get(key, here[key]) == here[key] for key in here)
+            ]
+            written += [_grid(each, pool.path, folder, attributes) for each in mine]
     return tuple(dict.fromkeys(written))
 
 
