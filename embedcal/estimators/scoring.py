@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from embedcal.evaluate import evaluate_labels
+from embedcal.types import EmbedcalError
 
 
 def worst_group_score(y_true: Any, y_pred: Any, *, groups: Any = None) -> float:
@@ -20,4 +21,11 @@ def worst_group_score(y_true: Any, y_pred: Any, *, groups: Any = None) -> float:
         0.5
     """
     found = evaluate_labels(y_true, y_pred, groups, draws=0)
-    return found.worst_class if found.worst_group is None else found.worst_group
+    if groups is None:
+        return found.worst_class
+    if found.worst_group is None:
+        raise EmbedcalError(
+            "expected a row of a known group, found none: leave groups out to score by the worst "
+            "class"
+        )
+    return found.worst_group

@@ -260,6 +260,9 @@ def test_pipelines_and_cross_validation_hand_groups_on() -> None:
 def test_worst_group_score() -> None:
     assert worst_group_score([0, 0, 1], [0, 1, 1], groups=["a", "b", "a"]) == 0.0
     assert worst_group_score([0, 0, 1], [0, 1, 1]) == 0.5  # without groups, over classes
+    for unknown in (None, float("nan"), -1):
+        with pytest.raises(EmbedcalError, match="expected a row of a known group, found none"):
+            worst_group_score([0, 0, 1], [0, 1, 1], groups=[unknown] * 3)
 
 
 def test_every_method_fits_or_says_why_not() -> None:
