@@ -82,7 +82,7 @@ def calibrate(
         split: ``val``: the temperature is fitted to all of val, and judged on all of test.
             ``test``: it is fitted to a random half of each class of test and judged on the other
             half, for methods that have fitted val themselves.
-        draws: of the bootstrap that gives intervals.
+        draws: of the bootstrap that gives intervals; 0: none, their ends are NaN.
         seed: of the bootstrap, and of the halves.
         store: write ``calibration.json`` into the run's folder, for ``predict``. Nothing is
             stored where the temperature stands at a bound, and what was there is taken away.

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from jaxtyping import Float
 
 from embedcal.evaluate import Strata
+from embedcal.evaluate.intervals import MOST_DRAWS
 from embedcal.predicting.temperature import nll, softmax
-from embedcal.types import FloatArray, IntArray
+from embedcal.types import EmbedcalError, FloatArray, IntArray
 
 BINS = 15
 DRAWS = 2000
@@ -28,7 +29,7 @@ MEASURES = ("ece", "ece_equal_mass", "nll", "brier")
 
 @dataclass(frozen=True)
 class Score:
-    """A number with its 95 % interval."""
+    """A number with its 95 % interval; its ends are NaN where no draws were asked for."""
 
     value: float
     low: float
@@ -135,14 +136,19 @@ def scores(
     without rows are left out. Intervals are of the Bayesian bootstrap within each cell (Rubin
     1981), as ``embedcal.evaluate`` has it, the same draws before and after. A calibration error
     is a sum of absolute values and so biased upwards, its draws once more: intervals are the
-    quantiles, shifted so that the draws are centred at the estimate, and end at 0.
+    quantiles, shifted so that the draws are centred at the estimate, and end at 0. EmbedcalError
+    for a number of draws that is none; 0: no intervals.
     """
+    if not isinstance(draws, int) or not 0 <= draws <= MOST_DRAWS:
+        raise EmbedcalError(f"expected 0 to {MOST_DRAWS:,} draws, found {draws}: take {DRAWS:,}")
     groups = cells.y if not cells.n_attributes else _groups(cells)
     sides = (Judged(logits, cells, 1.0), Judged(logits, cells, temperature))
     resampled = _Draws(sides, groups, len(names))
     ones = np.ones(len(cells))
     estimate = resampled.of(ones)  # (2 sides, 4 measures, G + 1)
-    drawn = np.stack([resampled.of(w) for w in _weights(cells, draws, seed)])
+    drawn = np.full((1, *estimate.shape), np.nan)
+    if draws:
+        drawn = np.stack([resampled.of(w) for w in _weights(cells, draws, seed)])
     chances = [_chance(side, groups, len(names), seed) for side in sides]
     found = []
     for g, name in enumerate((*names, "all")):
@@ -248,12 +254,9 @@ def _score(estimate: FloatArray, drawn: FloatArray, lowest: float = 0.0) -> dict
     """Each measure with the quantiles of its draws (draws, 4), moved to be centred at it."""
     shift = estimate - drawn.mean(axis=0)
     low, high = np.quantile(drawn, [TAIL, 1 - TAIL], axis=0) + shift
+    low, high = np.maximum(lowest, np.minimum(low, estimate)), np.maximum(high, estimate)
     return {
-        name: Score(
-            float(estimate[k]),
-            float(max(lowest, min(low[k], estimate[k]))),
-            float(max(high[k], estimate[k])),
-        )
+        name: Score(float(estimate[k]), float(low[k]), float(high[k]))
         for k, name in enumerate(MEASURES)
     }
 

@@ -18,6 +18,7 @@ from embedcal.predicting.scores import (
     scores,
 )
 from embedcal.predicting.temperature import softmax
+from embedcal.types import EmbedcalError
 
 NAMES = ("0 | 0", "0 | 1", "1 | 0", "1 | 1", "2 | 0", "2 | 1")
 
@@ -164,3 +165,16 @@ def test_groups_without_rows_are_left_out_and_classes_stand_in_for_groups() -> N
     found = scores(z, strata(cells.y, None, 3, 0), 1.0, ("a", "b", "c"), draws=2)
     assert [each.name for each in found] == ["all", "a", "b", "c"]
     assert [each.n for each in found[1:]] == np.bincount(cells.y).tolist()
+
+
+def test_without_draws_there_are_values_and_no_intervals() -> None:
+    z, cells = data()
+    for bare, full in zip(scores(z, cells, 2.0, NAMES, draws=0), scores(z, cells, 2.0, NAMES)):
+        for side in ("before", "after", "change"):
+            for name, score in getattr(bare, side).items():
+                assert score.value == getattr(full, side)[name].value
+                assert math.isnan(score.low)
+                assert math.isnan(score.high)
+        assert bare.chance == full.chance
+    with pytest.raises(EmbedcalError, match="expected 0 to 1,000,000 draws, found -1"):
+        scores(z, cells, 2.0, NAMES, draws=-1)
