@@ -253,10 +253,11 @@ def test_counts_of_classes_without_rows_of_train(cache: FeatureCache, tmp_path: 
         out=tmp_path / "test-only.h5",
     )  # fmt: skip
     with open_cache(path) as opened:
-        counts = info_record(opened)["groups"]["counts"]
+        record = info_record(opened)
+        counts = record["groups"]["counts"]
         assert [len(each) for each in counts.values()] == [len(opened.group_names())] * 3
         assert sum(counts["test"]) == 8
-        assert info_report(opened) is not None
+        assert info_report(record) is not None
 
 
 @pytest.mark.parametrize("counts", [[np.nan, 2, 1, 1], [-1, 2, 1, 1], [0, 0, 0, 0]])

@@ -151,7 +151,7 @@ def info_record(cache: FeatureCache) -> dict[str, Any]:
         "precision": meta.precision,
         "preprocessing": dict(meta.preprocessing),
         "rows": meta.rows,
-        "unreadable": sum(1 for status in cache.samples.status if status != 0),
+        "unreadable": int((cache.labels.status != 0).sum()),
         "levels": {
             level: {"shape": list(meta.shapes[level]), "stored": stored}
             for level, stored in meta.levels.items()
@@ -180,16 +180,15 @@ def _counts(cache: FeatureCache) -> dict[str, list[int]]:
     """Encoded rows of each group (of each class where there are no attributes) by split."""
     counts: dict[str, list[int]] = {}
     for split in SPLITS:
-        found = cache.split(split)
-        labels, n = found.y, len(cache.group_names())
+        found = cache.split_labels(split)
+        labels, n = found["y"], len(cache.group_names())
         if "g" in found:
-            labels = found.g[found.g >= 0]
+            labels = found["g"][found["g"] >= 0]
         counts[split] = np.bincount(labels, minlength=n).tolist()
     return counts
 
 
-def info_report(cache: FeatureCache) -> RenderableType:
-    record = info_record(cache)
+def info_report(record: dict[str, Any]) -> RenderableType:
     levels = (
         f"{name} {'x'.join(map(str, level['shape']))} {level['stored']}"
         for name, level in record["levels"].items()

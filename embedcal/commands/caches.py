@@ -211,7 +211,8 @@ def info(
         if isinstance(opened, Shard):
             answer(shard_record(opened), shard_report(opened), as_json=as_json)
         else:
-            answer(info_record(opened), info_report(opened), as_json=as_json)
+            record = info_record(opened)
+            answer(record, info_report(record), as_json=as_json)
 
 
 def join(files: list[Path], out: Path, *, virtual: bool, as_json: bool) -> None:

@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 
+from embedcal.answers.caches import info_record
 from embedcal.cache import open_cache, verify
 from embedcal.cache.checksums import digest
 from embedcal.cache.format import FORMAT, USER_BLOCK, parse_head
@@ -222,6 +223,9 @@ def test_non_finite_features_are_refused_when_read(finished, tmp_path) -> None:
         name = ("train", "val", "test")[cache.samples.split[7]]
         with pytest.raises(EmbedcalError, match="rows 7"):
             cache.split(name)
+        counts = info_record(cache)["groups"]["counts"]  # reads no features
+        known = np.all([values >= 0 for values in cache.samples.attributes.values()], axis=0)
+        assert sum(map(sum, counts.values())) == known.sum()
 
 
 @pytest.mark.parametrize("version", [3, 10, 999])
