@@ -310,8 +310,7 @@ class FeatureCache:
         names, or all.
         """
         arrays = self.split_labels(name, attribute)
-        x = self.take(level, arrays["rows"])
-        return Examples(split=name, arrays={"x": x, **arrays})
+        return Examples(split=name, arrays={"x": self.take(level, arrays["rows"]), **arrays})
 
     def split_labels(
         self, name: Split, attribute: str | Sequence[str] | None = None
@@ -344,22 +343,23 @@ class FeatureCache:
 
     def text(self, bank: str) -> TextBank:
         """One bank's text features: through every template, or of the texts that describe it."""
-        if bank not in self.banks:
+        links = {unescape_name(link): link for link in self.stored.below("/text/")}
+        if bank not in links:
             raise EmbedcalError(
                 f"expected a text bank '{bank}', found {', '.join(self.banks) or 'none'} in "
                 f"{self.meta.path}: give its prompts (for classes --classes, for attribute values "
                 "--attributes) and use an encoder that has a text tower"
             )
-        pooled = f"/text/{bank}/pooled"
-        descriptions = self.stored.texts(f"/text/{bank}/text")
+        path = f"/text/{links[bank]}"
+        descriptions = self.stored.texts(f"{path}/text")
         return TextBank(
             name=bank,
-            prompts=self.stored.text(f"/text/{bank}/prompt"),
+            prompts=self.stored.text(f"{path}/prompt"),
             templates=() if descriptions else self.meta.templates,
             descriptions=descriptions,
-            embedding=finite(self.stored.read(f"/text/{bank}/embedding"), f"text bank {bank}"),
-            pooled=finite(self.stored.read(pooled), f"text bank {bank}")
-            if pooled in self.stored.arrays
+            embedding=finite(self.stored.read(f"{path}/embedding"), f"text bank {bank}"),
+            pooled=finite(self.stored.read(f"{path}/pooled"), f"text bank {bank}")
+            if f"{path}/pooled" in self.stored.arrays
             else None,
             pairs=self.meta.ingredients.pairs if bank == PAIRS else (),
         )

@@ -45,6 +45,17 @@ def test_an_npz(world: World, tmp_path: Path) -> None:
     assert dict(bare.attributes) == {}
 
 
+@pytest.mark.parametrize("bank", ["café", "class (CLIP)", "100 %"])
+def test_a_bank_of_any_name_is_read_as_it_was_written(
+    bank: str, world: World, tmp_path: Path
+) -> None:
+    text = np.random.default_rng(0).normal(size=(3, WIDTH)).astype("f4")
+    np.savez(tmp_path / "x.npz", **world.arrays(), **{f"text/{bank}/embedding": text})
+    with open_cache(import_from(tmp_path / "x.npz", out=tmp_path / "x.h5")) as cache:
+        assert cache.banks == (bank,)
+        np.testing.assert_array_equal(cache.text(bank).embedding[:, 0], text)
+
+
 @pytest.mark.parametrize("old", [False, True])
 def test_a_dictionary_of_tensors(old: bool, world: World, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
