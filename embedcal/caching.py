@@ -30,7 +30,7 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     device: str = "auto",
     root: str | Path | None = None,
     out: str | Path | None = None,
-    templates: str = "openai",
+    templates: str | None = None,
     pairs: str | Path | Mapping[str, Any] | None = None,
     read: ReadOptions | None = None,
     build: BuildOptions | None = None,
@@ -53,12 +53,14 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         device: ``auto`` is the accelerator where there is one.
         root: folder of the images.
         out: the file; by default one named by its content in the user's data directory.
-        templates: ``openai`` (the 80), ``simple``, ``photo2``, or a file with one per line; of a
-            JSON file of several lists the one under the data set's name, or ``FILE#KEY``.
+        templates: ``openai`` (the 80, the default), ``simple``, ``photo2``, or a file with one per
+            line; of a JSON file of several lists the one under the data set's name, or
+            ``FILE#KEY``.
         pairs: concept pairs, from a TOML file or a mapping: two prompts each, by role (``reject``,
             ``accept``, ``equal``); by default those of a named data set, ``none`` for none.
         read: how the source is read: columns, class names, prompts, descriptions, crop.
-        build: what is kept, batch size, threads, what an unreadable image does.
+        build: what is kept, batch size, threads, what an unreadable image does; ``out``,
+            ``templates`` and ``pairs`` of it too, each where it is not given here.
         shard: ``"2/5"`` builds that part of the rows, for ``embedcal merge``.
         extend: an older cache of the same encoding, of which rows with the same image bytes are
             copied.
@@ -89,12 +91,16 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
     from embedcal.encoders.templates import choose, load
 
     part = part_of(shard) if shard is not None else None
-    asked = read or ReadOptions()
-    listed = load(templates)  # before anything that takes time
+    asked, given = read or ReadOptions(), build or BuildOptions()
+    named = "openai" if templates is None and given.templates is None else templates
+    listed = None if named is None else load(named)  # before anything that takes time
     renamed = asked.classes is not None or asked.attributes is not None
-    concepts = pairs_for(pairs, str(source), renamed=renamed)
+    unasked, concepts = pairs is None and given.pairs is None, given.pairs
+    if pairs is not None or unasked:
+        concepts = pairs_for(pairs, str(source), renamed=renamed)
     manifest = read_manifest(source, root=root, options=asked)
-    lines = choose(listed, templates, manifest.name)
+    if named is not None and listed is not None:
+        given = replace(given, templates=choose(listed, named, manifest.name))
     encoder = load_encoder(
         backbone or ("tiny" if str(source) in EMBEDDED else "RN50"),
         pretrained=pretrained,
@@ -102,14 +108,9 @@ def cache(  # noqa: PLR0913 - the front door: each is an option of the command
         runtime=runtime,
         device=_device(device, runtime),
     )
-    if pairs is None and not encoder.meta.has_text:
+    if unasked and not encoder.meta.has_text:
         concepts = None  # nobody asked for them, so nobody has to be told
-    options = replace(
-        build or BuildOptions(),
-        templates=lines,
-        pairs=concepts,
-        out=Path(out) if out is not None else None,
-    )
+    options = replace(given, pairs=concepts, out=Path(out) if out is not None else given.out)
     missed = _explain(manifest, encoder, options) if explain_miss else ()
     report = build_cache(
         manifest,

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from embedcal.cache import FeatureCache, open_cache
+from embedcal.cache import BuildOptions, FeatureCache, open_cache
 from embedcal.caching import cache as make_cache
 from embedcal.cli import app
 from embedcal.datasets.options import ReadOptions
+from embedcal.datasets.prompts import read_pairs
 from embedcal.encoders.load import load_encoder
 from embedcal.fitting import fit
 from embedcal.types import EmbedcalError
@@ -158,3 +159,20 @@ def test_options_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         done = CliRunner().invoke(app, [*words, "--out", "w.h5", *wrong])
         assert isinstance(done.exception, EmbedcalError | SystemExit)
         assert not Path("w.h5").exists()
+
+
+def test_what_is_to_be_built_may_be_said_by_options_alone(tmp_path: Path) -> None:
+    pairs = read_pairs({"reject": [["a bird", "a lake"]]})
+    build = BuildOptions(out=tmp_path / "x.h5", templates=("{}!",), pairs=pairs)
+    how = {"read": ReadOptions(rows=240), "build": build}
+    with open_cache(make_cache("birds", **how).path) as opened:
+        assert opened.meta.path == tmp_path / "x.h5"
+        assert opened.meta.templates == ("{}!",)
+        assert opened.text("pairs").prompts == pairs.prompts
+    report = make_cache("birds", **how, out=tmp_path / "y.h5", templates="simple", pairs="none")
+    with open_cache(report.path) as opened:  # what is given to cache itself goes first
+        assert report.path == tmp_path / "y.h5"
+        assert len(opened.meta.templates) == 7
+        assert "pairs" not in opened.banks
+    with open_cache(make_cache("birds", read=how["read"], build=BuildOptions()).path) as opened:
+        assert len(opened.meta.templates) == 80

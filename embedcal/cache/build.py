@@ -199,7 +199,8 @@ def _identity(
     if pairs is not None:
         prompts[PAIRS] = pairs.prompts
         descriptions[PAIRS] = tuple((text,) for text in pairs.prompts)  # encoded as they are
-    templates = options.templates if prompts.keys() - descriptions.keys() else ()
+    asked = ("a photo of a {}.",) if options.templates is None else options.templates
+    templates = asked if prompts.keys() - descriptions.keys() else ()
     for template in templates:
         if "{}" not in template:
             raise EmbedcalError(

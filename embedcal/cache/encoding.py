@@ -36,8 +36,9 @@ class BuildOptions:
 
     ``out`` is a file or an existing folder; None stands for the user's data folder. ``store`` is
     the type of pooled and embedding, ``store_tokens`` that of tokens. ``workers`` None: one thread
-    a core. ``pairs`` are concept pairs, which become a text bank of their own. ``rehash`` does not
-    trust the table of known digests.
+    a core. ``templates`` None: ``"a photo of a {}."`` alone, or the default of ``embedcal.cache``.
+    ``pairs`` are concept pairs, which become a text bank of their own. ``rehash`` does not trust
+    the table of known digests.
 
     Example:
         >>> import embedcal
@@ -55,7 +56,7 @@ class BuildOptions:
     batch_size: int = 64
     workers: int | None = None
     on_error: Literal["skip", "raise"] = "skip"
-    templates: tuple[str, ...] = ("a photo of a {}.",)
+    templates: tuple[str, ...] | None = None
     pairs: Pairs | None = None
     rehash: bool = False
 
