@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import json
+import math
 import os
 import shlex
 import shutil
@@ -122,9 +124,54 @@ def test_options_may_be_numbers_of_numpy_and_lists(cache: FeatureCache) -> None:
     given = {"epochs": np.int64(2), "lr": np.float64(1e-3)}
     assert configure("erm", given) == configure("erm", {"epochs": 2, "lr": 1e-3})
     assert configure("dfr", {"c": [1.0, np.float64(0.1)]}) == configure("dfr", {"c": (1.0, 0.1)})
-    for c in ((float("nan"),), (float("inf"), 1.0), (0.0,), ()):
+    for c in ((0.0,), ()):
         with pytest.raises(EmbedcalError, match="expected --c to be positive numbers"):
             configure("dfr", {"c": c})
+
+
+def test_a_whole_number_is_the_float_that_it_stands_for(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    """Equal options have one id, and a head whose file holds the number can be read again."""
+    from embedcal.fitting import configure
+
+    run = api.fit("perceptionclip", cache, temperature=3, out=tmp_path)
+    assert run.head().config["temperature"] == 3.0
+    assert api.fit("perceptionclip", cache, temperature=3.0, out=tmp_path).id == run.id
+    whole, real = (configure("dfr", {"c": c}).record() for c in ([1, 2], [1.0, 2.0]))
+    assert json.dumps(whole) == json.dumps(real)
+    assert json.dumps(configure("dfr", {"refits": 2}).record()["refits"]) == "2"
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("erm", {"lr": math.inf}),
+        ("erm", {"lr": 10**400}),
+        ("erm", {"momentum": math.nan}),
+        ("erm", {"weight_decay": math.inf}),
+        ("perceptionclip", {"temperature": math.nan}),
+        ("dfr", {"c": (math.nan,)}),
+        ("dfr", {"c": [1.0, -math.inf]}),
+    ],
+)
+def test_numbers_that_are_not_finite_are_one_line(method: str, options: dict[str, Any]) -> None:
+    from embedcal.fitting import configure
+
+    (name,) = options
+    told = rf"expected --{name.replace('_', '-')} of {method} to be finite, found .*: give, say, "
+    with pytest.raises(EmbedcalError, match=told):
+        configure(method, options)
+
+
+@pytest.mark.parametrize("c", [["0.1"], [1.0, None], [True]])
+def test_items_of_a_list_are_of_its_type(c: list[Any]) -> None:
+    from embedcal.fitting import configure
+
+    with pytest.raises(
+        EmbedcalError, match=r"expected --c of dfr to be tuple\[float, ...\], found"
+    ):
+        configure("dfr", {"c": c})
 
 
 def test_a_figure_and_its_csv_are_two_files(tmp_path: Path) -> None:

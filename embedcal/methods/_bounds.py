@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import TYPE_CHECKING
+import math
+from dataclasses import Field, fields
+from functools import cache
+from typing import TYPE_CHECKING, Any, get_args
 
 from embedcal.errors import EmbedcalError
 
@@ -11,11 +13,76 @@ if TYPE_CHECKING:
     from embedcal.methods.base import Method
 
 
+def held(method: Method, item: Field[Any], hint: Any) -> Any:
+    """The value of an option as a method keeps it: of its type, and every number finite.
+
+    A whole number that stands for a float becomes one, so that equal options are written alike.
+    EmbedcalError for a value that is not of the option's type.
+    """
+    value = getattr(method, item.name)
+    if not _admits(hint, value):
+        kind = hint.__name__ if isinstance(hint, type) else hint
+        raise _refused(method, item, f"to be {kind}", value)
+    try:
+        kept = _as_meant(hint, value)
+        numbers = kept if isinstance(kept, tuple) else (kept,)
+        finite = all(math.isfinite(each) for each in numbers if isinstance(each, float))
+    except OverflowError:  # a whole number beyond every float
+        finite = False
+    if not finite:
+        raise _refused(method, item, "to be finite", value)
+    return kept
+
+
+def _refused(method: Method, item: Field[Any], expected: str, value: Any) -> EmbedcalError:
+    return EmbedcalError(
+        f"expected --{item.name.replace('_', '-')} of {method.name} {expected}, found "
+        f"{value!r:.60}: give, say, {item.default!r}, the default"
+    )
+
+
+def _admits(hint: Any, value: Any) -> bool:
+    """Whether a value is of an option's type; an int is a float, a bool is neither."""
+    inner = _items(hint)
+    if inner is not None:
+        return isinstance(value, tuple) and all(_admits(inner, each) for each in value)
+    kinds = _kinds(hint)
+    return type(value) in kinds or (
+        isinstance(value, kinds)
+        and not (isinstance(value, bool) and (int in kinds or float in kinds))
+    )
+
+
+def _as_meant(hint: Any, value: Any) -> Any:
+    """A value that is admitted, with every int a float where only floats are meant."""
+    inner = _items(hint)
+    if inner is not None:
+        return tuple(_as_meant(inner, each) for each in value)
+    own = get_args(hint) or (hint,)
+    stands_in = float in own and int not in own and not isinstance(value, bool)
+    return float(value) if stands_in and isinstance(value, int) else value
+
+
+@cache
+def _items(hint: Any) -> Any:
+    """The type of a tuple's items, where the hint is a tuple of any length; else None."""
+    if getattr(hint, "__origin__", None) is not tuple:
+        return None
+    return get_args(hint)[0]
+
+
+@cache
+def _kinds(hint: Any) -> tuple[type, ...]:
+    """The types that an option of this hint may have."""
+    kinds = get_args(hint) or (hint,)
+    return (*kinds, int) if float in kinds else kinds
+
+
 def at_least(method: Method, **bounds: float) -> None:
-    """EmbedcalError for an option, by name, that is below its bound or NaN."""
+    """EmbedcalError for an option, by name, that is below its bound."""
     for name, least in bounds.items():
         value = getattr(method, name)
-        if not value >= least:
+        if value < least:
             raise EmbedcalError(
                 f"expected --{name.replace('_', '-')} of {least} or more, found {value}: "
                 f"{defaults(method, name)}"

@@ -11,14 +11,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from functools import cache, cached_property
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_type_hints
 
 import torch
 from torch import Tensor
 
 from embedcal.errors import did_you_mean
 from embedcal.heads import AttnPoolHead, Head, LinearHead, ProjectionHead
-from embedcal.methods._bounds import at_least
+from embedcal.methods._bounds import at_least, held
 from embedcal.methods._drawing import Batch as Batch
 from embedcal.methods._drawing import Step as Step
 from embedcal.methods._drawing import batches as batches
@@ -90,13 +90,8 @@ class Method(ABC):
                     f"{', '.join(choices)}, found '{value}': "
                     + did_you_mean(str(value), choices, f"take {item.default}, the default")
                 )
-            hint = hints[item.name]
-            if not choices and not _admits(hint, value):
-                kind = hint.__name__ if isinstance(hint, type) else hint
-                raise EmbedcalError(
-                    f"expected {item.name} of {self.name} to be {kind}, found {value!r}: give, "
-                    f"say, {item.default!r}, the default"
-                )
+            if not choices:
+                object.__setattr__(self, item.name, held(self, item, hints[item.name]))
 
     @classmethod
     def summary(cls) -> str:
@@ -379,21 +374,3 @@ def default_of(item: Field[Any]) -> Any:
     """An option's default; every option has one."""
     assert item.default is not MISSING
     return item.default
-
-
-def _admits(hint: Any, value: Any) -> bool:
-    """Whether a value is of an option's type; an int is a float, a bool is neither."""
-    kinds = _kinds(hint)
-    return type(value) in kinds or (
-        isinstance(value, kinds)
-        and not (isinstance(value, bool) and (int in kinds or float in kinds))
-    )
-
-
-@cache
-def _kinds(hint: Any) -> tuple[type, ...]:
-    """The types that an option of this hint may have."""
-    if getattr(hint, "__origin__", None) is tuple:
-        return (tuple,)
-    kinds = get_args(hint) or (hint,)
-    return (*kinds, int) if float in kinds else kinds

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -185,7 +184,7 @@ class DFR(Solver):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.c or not all(0 < c < math.inf for c in self.c):
+        if not self.c or not all(c > 0 for c in self.c):
             raise EmbedcalError(
                 f"expected --c to be positive numbers, found {list(self.c)}: give, say, 1, 0.1 and "
                 "0.01"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -62,9 +61,9 @@ class LinearProbe(Solver):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("c", "tol"):
-            if not 0 < getattr(self, name) < math.inf:
+            if getattr(self, name) <= 0:
                 raise EmbedcalError(
-                    f"expected --{name} to be positive and finite, found {getattr(self, name)}: "
+                    f"expected --{name} to be positive, found {getattr(self, name)}: "
                     f"{defaults(self, name)}"
                 )
         at_least(self, max_iter=1)

@@ -149,7 +149,7 @@ def test_the_parts_are_the_stage_s_rest_and_the_same_for_every_seed() -> None:
     ("options", "words"),
     [
         ({"gamma": -1.0}, "--gamma of 0 or more, found -1.0"),
-        ({"penalty": float("nan")}, "--penalty of 0 or more, found nan"),
+        ({"penalty": float("nan")}, "--penalty of afr to be finite, found nan"),
         ({"stage_fraction": 1.0}, "--stage-fraction between 0 and 1, found 1.0"),
         ({"head": "projection"}, "--head of afr to be one of linear"),
         ({"sampler": "group"}, "--sampler of afr to be one of iid"),

@@ -308,8 +308,8 @@ def test_a_class_without_rows_is_named() -> None:
     ("kwargs", "words"),
     [
         ({"c": 0.0}, "positive"),
-        ({"c": float("inf")}, "positive"),
-        ({"tol": float("nan")}, "positive"),
+        ({"c": float("inf")}, "finite"),
+        ({"tol": float("nan")}, "finite"),
         ({"max_iter": 0}, "--max-iter of 1 or more"),
         ({"balance": "groups"}, "none, class, group"),
         ({"features": "tokens"}, "pooled"),
