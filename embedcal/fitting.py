@@ -108,7 +108,9 @@ def fit_on(
     resolved = configure(method, options).resolve(on.offer)
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     seed, _ = seed_of(seed), torch_device(device)
-    runs = Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
+    runs = (
+        Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
+    )
     place = Place(on=on, seed=seed, runs=runs, device=device)
     fitted = run(resolved, wanted, place)
     add(runs, [fitted.id])
@@ -203,7 +205,8 @@ def task_of(method: Method, place: Place) -> Task:
             f"expected a rule on validation for the first run of {method.name}, found "
             f"'{wanted.name}', which looks at test: choose val.mean or last"
         )
-    done = run(first, wanted, place)
+    with claim(place.folder(first), wait=True):  # a run of the user's own stays as it stands
+        done = _found(first, wanted, place) or fit_new(first, wanted, place)
     device = torch_device(place.device)
     head = done.head(selection_of(first, wanted)).to(device)
     x = place.on.split("train", first.level).x[place.on.seen(method)]
@@ -271,12 +274,18 @@ def _plain(value: Any) -> Any:
 def run(method: Method, wanted: Rule, place: Place) -> Run:
     """The run, whether it is there already or not; nobody does it at the same time."""
     with claim(place.folder(method), wait=True):
-        done = place.finished(method, wanted)
+        done = _found(method, wanted, place)
         if done is None:
             return fit_new(method, wanted, place)
-        if not listed(place.runs, done.record):
-            append(place.runs, done.record)
         return _again(done, method, wanted, place.on)
+
+
+def _found(method: Method, wanted: Rule, place: Place) -> Run | None:
+    """The finished run that a claim is held on, under whatever rule; its line is there."""
+    done = place.finished(method, wanted)
+    if done is not None and not listed(place.runs, done.record):
+        append(place.runs, done.record)
+    return done
 
 
 def fit_new(method: Method, wanted: Rule, place: Place) -> Run:

@@ -130,6 +130,27 @@ def test_a_finished_run_is_not_done_again_and_another_rule_trains_nothing(
     assert [json.loads(line)["selection"] for line in lines] == ["val.worst_group", "last"]
 
 
+def test_a_first_run_leaves_a_finished_one_as_it_stands(
+    cache: FeatureCache, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"head": "linear", "out": tmp_path}
+    mine = fit("erm", cache, epochs=5, **given)
+    second = fit("jtt", cache, epochs=1, stage_epochs=5, **given)
+    assert second.record["stage"] == mine.id
+    assert load_run(mine.folder) == mine
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [mine.id, second.id]
+    # it starts from the head that its own rule keeps, as where it fits the first run itself
+    alone = fit("jtt", cache, epochs=1, stage_epochs=5, head="linear", out=tmp_path / "alone")
+    assert torch.equal(alone.predictions()["test"], second.predictions()["test"])
+    first = load_run(tmp_path / "alone" / mine.id)
+    assert first is not None
+    assert first.record["selection"] == "last"
+    asked = fit("erm", cache, epochs=5, head="linear", out=tmp_path / "alone")
+    assert asked.reused
+    assert asked.test == mine.test
+
+
 def test_the_kept_epoch_is_the_first_best_of_its_rule(cache: FeatureCache) -> None:
     run = fit("erm", cache, epochs=6, lr=3e-3)
     curve = [point["val.worst_group"] for point in run.record["curve"]]
