@@ -71,8 +71,7 @@ class Run:
         """The head that the run's rule keeps, or the one that another rule would keep."""
         from embedcal.heads import load_head
 
-        name = f"rules/{rule}.safetensors" if rule else "head.safetensors"
-        return load_head(self.folder / name)
+        return load_head(self.folder / "rules" / f"{rule or self.record['selection']}.safetensors")
 
     def predictions(self) -> dict[str, Tensor]:
         """Logits of the run's rule: ``val`` and ``test`` (n, C), rows in the cache's order."""
@@ -242,13 +241,20 @@ def _write_predictions(
 
 
 def reselect(run: Run, record: Mapping[str, Any]) -> Run:
-    """Make another rule the run's own; nothing is trained again."""
+    """Make another rule the run's own; nothing is trained again.
+
+    A full disk leaves the run as it was: what takes room comes before what shows.
+    """
     part = run.folder / "head.part"
-    part.unlink(missing_ok=True)
-    _link(run.folder / "rules" / f"{record['selection']}.safetensors", part)
-    part.replace(run.folder / "head.safetensors")
-    _write_json(run.folder / "run.json", record)
-    append(run.folder.parent, record)
+    with room(run.folder.parent):
+        try:
+            part.unlink(missing_ok=True)
+            _link(run.folder / "rules" / f"{record['selection']}.safetensors", part)
+            _write_json(run.folder / "run.json", record)
+            part.replace(run.folder / "head.safetensors")
+        finally:
+            part.unlink(missing_ok=True)
+        append(run.folder.parent, record)
     return Run(folder=run.folder, record=record, reused=True)
 
 

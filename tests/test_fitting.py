@@ -151,6 +151,26 @@ def test_a_first_run_leaves_a_finished_one_as_it_stands(
     assert asked.test == mine.test
 
 
+def test_a_run_says_and_keeps_one_rule_wherever_a_change_of_it_ends(cache: FeatureCache) -> None:
+    run = fit("erm", cache, epochs=5, lr=3e-3)
+    kept = run.folder / "head.safetensors"
+    before = kept.read_bytes()
+    obstacle = run.folder / "run.json.part"
+    obstacle.mkdir()
+    with pytest.raises(IsADirectoryError):
+        fit("erm", cache, epochs=5, lr=3e-3, select="last")
+    assert kept.read_bytes() == before
+    assert load_run(run.folder) == run
+    assert not (run.folder / "head.part").exists()
+    obstacle.rmdir()
+    last = (run.folder / "rules" / "last.safetensors").read_bytes()
+    kept.unlink()
+    kept.write_bytes(last)  # a process that was killed between the two files
+    x = torch.tensor(cache.split("test", "pooled").x)
+    assert not torch.equal(predict(run.head("last"), x), run.predictions()["test"])
+    assert torch.equal(predict(run.head(), x), run.predictions()["test"])
+
+
 def test_the_kept_epoch_is_the_first_best_of_its_rule(cache: FeatureCache) -> None:
     run = fit("erm", cache, epochs=6, lr=3e-3)
     curve = [point["val.worst_group"] for point in run.record["curve"]]
