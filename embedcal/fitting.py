@@ -109,7 +109,7 @@ def fit_on(
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     seed, _ = seed_of(seed), torch_device(device)
     runs = (
-        Path(out) if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
+        Path(out).expanduser() if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
     )
     place = Place(on=on, seed=seed, runs=runs, device=device)
     fitted = run(resolved, wanted, place)

@@ -171,6 +171,15 @@ def test_a_run_says_and_keeps_one_rule_wherever_a_change_of_it_ends(cache: Featu
     assert torch.equal(predict(run.head(), x), run.predictions()["test"])
 
 
+def test_a_folder_of_runs_may_begin_at_home(
+    cache: FeatureCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    run = fit("zeroshot", cache, out="~/runs")
+    assert run.folder.parent == tmp_path / "runs"
+
+
 def test_the_kept_epoch_is_the_first_best_of_its_rule(cache: FeatureCache) -> None:
     run = fit("erm", cache, epochs=6, lr=3e-3)
     curve = [point["val.worst_group"] for point in run.record["curve"]]
