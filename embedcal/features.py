@@ -127,7 +127,11 @@ def features(x: FloatArray | StoredRows, device: str) -> Features:
     """What a split's ``x`` is, made ready for a device."""
     if isinstance(x, StoredRows):
         return Streamed(x, device)
+    return Resident(shared(x).to(device))
+
+
+def shared(x: FloatArray) -> Tensor:
+    """Features as a float32 tensor over the same memory, which nobody writes to."""
     with warnings.catch_warnings():
-        # Features that other processes share cannot be written to; nobody does.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return Resident(torch.as_tensor(x, dtype=torch.float32).to(device))
+        return torch.as_tensor(x, dtype=torch.float32)

@@ -320,11 +320,24 @@ class Workbench:
         split, known = examples.split, _known(examples, needs)
         keep: Any = slice(None) if known.all() else known
         names = [name for name in ("x", "y", "a", "g") if f"{split}.{name}" in needs]
-        arrays = {name: examples.arrays[name][keep] for name in names}
+        arrays = {name: _lent(name, examples.arrays[name][keep]) for name in names}
         for level in LEVELS:  # beside x, for those who ask by name
             if f"{split}.{level}" in needs:
-                arrays[level] = self.split(split, level).x[keep]
+                arrays[level] = _lent(level, self.split(split, level).x[keep])
         return Examples(split=split, arrays=arrays)
+
+
+def _lent(name: str, array: Any) -> Any:
+    """An array for one method: a copy of labels, but features that it may not write to.
+
+    Other runs and the judge read the same features.
+    """
+    if name in ("y", "a", "g"):
+        return array.copy()
+    if isinstance(array, np.ndarray):
+        array = array.view()
+        array.flags.writeable = False
+    return array
 
 
 def _part(bank: TextBank, own: slice) -> TextBank:

@@ -80,3 +80,18 @@ def test_a_run_over_the_file_is_the_run_over_memory(tokens: Path) -> None:
         resident = train(method, held, seed=0).state_dict()
     for name, value in streamed.items():
         assert torch.equal(value, resident[name]), name
+
+
+def test_what_a_method_changes_in_place_is_seen_by_nobody_else(birds: Path) -> None:
+    with open_cache(birds) as opened:
+        on = Workbench(opened)
+        method = configure("cfr", {"neg": "nns", "space": "embedding"}).resolve(on.offer)
+        task, kept = on.task(method), on.split("train", method.level)
+        y = kept.y.copy()
+        for x in (task.train.x, task.train.at("embedding")):
+            with pytest.raises(ValueError, match="read-only"):
+                x -= x.mean(0)
+        task.train.y[:] = 0
+        np.testing.assert_array_equal(on.task(method).train.y, y)
+        np.testing.assert_array_equal(kept.y, y)
+        assert kept.x.flags.writeable  # whoever lends arrays of their own may go on with them

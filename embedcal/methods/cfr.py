@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from embedcal.features import features
+from embedcal.features import features, shared
 from embedcal.heads import ClipHead, Head, predict
 from embedcal.losses import cross_entropy, ema_centroids, similarity_loss
 from embedcal.methods._bounds import at_least, defaults
@@ -268,7 +268,7 @@ class CFR(Gradient):
         (level,) = (level for level in LEVELS if level == self.space)
         x, y, rows = task.train.at(level), task.train.y, wrong.numpy()
         if self._pool == "batch":
-            return torch.zeros(0, 1).long(), F.normalize(torch.as_tensor(x), dim=-1)
+            return torch.zeros(0, 1).long(), F.normalize(shared(x), dim=-1)
         found = nearest(
             x[rows], features(x, "cpu"), self.negatives, query_labels=y[rows], pool_labels=y
         )

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from embedcal.features import shared
 from embedcal.heads import AdapterHead, Head, prototypes
 from embedcal.heads.adapter import MOMENTUM
 from embedcal.losses import cross_entropy, info_nce
@@ -132,7 +133,7 @@ class ConAdapter(Gradient):
                 "expected examples of at least two classes in train for con-adapter, found one: "
                 "its negatives are of other classes"
             )
-        x = torch.as_tensor(task.train.x, dtype=torch.float32)
+        x = shared(task.train.x)
         if self.slices == "zeroshot":
             text = prototypes(torch.as_tensor(task.bank("class").embedding))
             h = (F.normalize(x, dim=-1) @ text.T).argmax(1)
@@ -179,7 +180,7 @@ class ConAdapter(Gradient):
         if self.slices != "zeroshot":
             return None
         text = prototypes(torch.as_tensor(task.bank("class").embedding))
-        x = torch.as_tensor(task.train.x, dtype=torch.float32)
+        x = shared(task.train.x)
         h = (F.normalize(x, dim=-1) @ text.T).argmax(1).numpy()
         return Marks(split="train", rows=np.flatnonzero(h != task.train.y))
 
