@@ -54,20 +54,21 @@ class StoredRows:
     """Features of some rows, left in the file; indexing by positions (m,) reads those, as float32.
 
     ``by_blocks`` says that training shuffles them as ``embedcal.streaming`` does, since there are
-    more of them than memory holds. Tokens are large enough to be drawn from anywhere.
+    more of them than memory holds. Tokens are large enough to be drawn from anywhere. What they
+    are read from is no part of the interface: a method that is handed these rows sees them alone.
     """
 
-    cache: FeatureCache
+    _cache: FeatureCache
     level: Level
-    rows: IntArray  # (n,) positions in the cache
+    _rows: IntArray  # (n,) positions in the cache
     by_blocks: bool = False
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._rows)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self.rows), *self.cache.meta.shapes[self.level])
+        return (len(self._rows), *self._cache.meta.shapes[self.level])
 
     @property
     def nbytes_whole(self) -> int:
@@ -77,8 +78,8 @@ class StoredRows:
     def __getitem__(self, index: Any) -> Any:
         some = isinstance(index, np.ndarray) and index.dtype == bool
         if some or isinstance(index, slice):
-            return replace(self, rows=self.rows[index])
-        return self.cache.take(self.level, self.rows[index])
+            return replace(self, _rows=self._rows[index])
+        return self._cache.take(self.level, self._rows[index])
 
     def __iter__(self) -> Iterator[Any]:
         raise self._not_whole()

@@ -95,3 +95,12 @@ def test_what_a_method_changes_in_place_is_seen_by_nobody_else(birds: Path) -> N
         np.testing.assert_array_equal(on.task(method).train.y, y)
         np.testing.assert_array_equal(kept.y, y)
         assert kept.x.flags.writeable  # whoever lends arrays of their own may go on with them
+
+
+def test_rows_in_the_file_are_no_way_to_the_cache(tokens: Path) -> None:
+    with open_cache(tokens) as opened:
+        method = configure("erm", {"head": "linear"}).resolve(Workbench(opened).offer)
+        task = Workbench(opened, memory=1000).task(method)
+        assert isinstance(task.train.x, StoredRows)
+        public = {name for name in dir(task.train.x) if not name.startswith("_")}
+        assert public == {"level", "by_blocks", "shape", "nbytes_whole"}
