@@ -7,6 +7,7 @@ numbers and no result could be had twice. A forked process shares the features a
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -86,7 +87,12 @@ def _may_fork() -> bool:
 
 
 def _serve(work: Callable[[Any], FloatArray], wire: Connection, others: list[Connection]) -> None:
-    """In a child: list after list, until the parent hangs up. What fails is done again there."""
+    """In a child: list after list, until the parent hangs up. What fails is done again there.
+
+    A terminal sends Ctrl-C to all: the child ends at once, and leaves the word to the parent.
+    """
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     for other in others:
         other.close()  # copies of the parent's ends, which would keep them open
     with wire, suppress(EOFError, OSError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -386,6 +388,33 @@ def test_pieces_are_dealt_once_and_evenly(count: int, workers: int) -> None:
     assert max(map(len, hands)) - min(map(len, hands)) <= 1
     if (count, workers) == (7, 2):
         assert hands == [[0, 3, 4], [1, 2, 5, 6]]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a crew has no children elsewhere")
+def test_ctrl_c_is_told_once_and_by_the_parent() -> None:
+    words = """
+import time, torch
+from embedcal.methods._forked import crew
+torch.set_num_threads(3)
+def work(k):
+    print("at work", flush=True)
+    time.sleep(100)
+with crew(work) as all_of:
+    all_of([0, 1, 2])
+"""
+    child = subprocess.Popen(
+        [sys.executable, "-c", words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    for _ in range(3):
+        assert child.stdout.readline() == "at work\n"
+    os.killpg(child.pid, signal.SIGINT)
+    _, err = child.communicate(timeout=60)
+    assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
 
 
 def test_a_crews_work_comes_back_in_order_and_from_several_processes(
