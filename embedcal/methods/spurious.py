@@ -117,7 +117,26 @@ class Spurious(Gradient):
                 "expected a cache with a projection and class prompts for spurious, which "
                 "compares images with text, found image features alone: use group-dro or dfr"
             )
+        if not self._trains:
+            raise EmbedcalError(
+                f"expected a term of spurious that depends on what is trained, found none under "
+                f"--scope {self.scope} and --temperature {self.temperature}: give --clip-weight 1, "
+                "or --lc-weight 1 with --scope image+text_proj"
+            )
         return chosen
+
+    @property
+    def _trains(self) -> bool:
+        """Whether some term with a weight depends on a trained parameter.
+
+        Those of prompts alone do by the text projection, and in the paper by the temperature.
+        """
+        by_text = self.scope == "image+text_proj"
+        if self.variant == "paper":
+            by_text = by_text or self.temperature != "fixed"
+        images = self.clip_weight, self.vc_weight, self.vs_weight, self.ce_weight, self.cross_weight
+        prompts = self.lc_weight, self.ls_weight, self.domain_weight
+        return any(images) or (by_text and any(prompts))
 
     @property
     def _banks(self) -> tuple[str, ...]:

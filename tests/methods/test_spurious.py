@@ -15,7 +15,7 @@ import torch
 from worlds import T, embed, nrm, small_task
 
 from embedcal.heads import ClipHead
-from embedcal.methods.base import Gradient
+from embedcal.methods.base import Gradient, Offer, Step
 from embedcal.methods.clip import CLIP
 from embedcal.methods.spurious import Spurious
 from embedcal.train import Data, train
@@ -194,3 +194,44 @@ def test_terms_of_the_code_alone_are_refused_elsewhere(options: dict[str, Any]) 
 def test_a_batch_of_one_trains(method: Gradient) -> None:
     head = train(replace(method, batch_size=1, epochs=1), small_task(n=8), seed=0)
     assert all(torch.isfinite(p).all() for p in head.parameters())
+
+
+OFF = {"clip_weight": 0.0, "lc_weight": 0.0, "vc_weight": 0.0, "ls_weight": 0.0}
+IMAGE = {"scope": "image"}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        OFF,
+        {**OFF, **IMAGE, "temperature": "fixed", "lc_weight": 1.0, "ls_weight": 1.0},
+        {**OFF, **IMAGE, "variant": "official", "lc_weight": 1.0},
+        {**OFF, **IMAGE, "variant": "official_fixed", "domain_weight": 1.0},
+        {**OFF, "lc_weight": 1.0},
+        {**OFF, **IMAGE, "lc_weight": 1.0},
+        {**OFF, "variant": "official", "ls_weight": 1.0, "temperature": "fixed"},
+        {**OFF, **IMAGE, "temperature": "fixed", "ce_weight": 1.0},
+        {**OFF, **IMAGE, "variant": "official", "cross_weight": 1.0},
+        {**OFF, **IMAGE, "variant": "official", "vs_weight": 1.0},
+    ],
+)
+def test_what_is_refused_is_what_moves_no_parameter(options: dict[str, Any]) -> None:
+    method, task = Spurious(head="projection", epochs=1, **options), small_task()
+    generator = torch.Generator().manual_seed(0)
+    head = method.start_head(task, generator)
+    state = method.init(method.prepare(task, generator))
+    hyper = {name: torch.tensor(value) for name, value in method.hyper().items()}
+    batch = Data.on_device(task.train, "cpu").batch(Step(batch=torch.arange(len(task.train))))
+    moves = method.loss(head, state, batch, hyper)[0].requires_grad
+    offer = Offer(
+        levels=frozenset({"pooled", "embedding"}),
+        banks=frozenset(task.text),
+        projection=True,
+        attributes=True,
+    )
+    if moves:
+        assert method.resolve(offer).head == "projection"
+        return
+    with pytest.raises(EmbedcalError, match="expected a term of spurious that depends") as error:
+        method.resolve(offer)
+    assert "\n" not in str(error.value)
