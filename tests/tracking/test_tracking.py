@@ -158,6 +158,8 @@ def test_a_second_project_leaves_the_runs_of_the_first(grid: Grid, tmp_path: Pat
         assert len(list(tmp_path.glob(f"wandb/offline-run-*-{name}*/run-*.wandb"))) == 2
     for name in ("first", "second"):
         assert track(grid.folder, "wandb", project=name, out=tmp_path).known == len(made)
+
+
 def test_a_run_that_another_process_writes_is_left_to_it(tmp_path: Path) -> None:
     """A start takes away only what nobody can be writing any more, and only what is ours."""
     mlflow = pytest.importorskip("mlflow")
