@@ -108,9 +108,8 @@ def fit_on(
     resolved = configure(method, options).resolve(on.offer)
     wanted = rule(select) if select else default_rule(on.has_groups("val"))
     seed, _ = seed_of(seed), torch_device(device)
-    runs = (
-        Path(out).expanduser() if out is not None else data_dir() / "runs" / on.cache.meta.path.stem
-    )
+    stem = on.cache.meta.path.stem
+    runs = Path(out).expanduser() if out is not None else data_dir() / "runs" / stem
     place = Place(on=on, seed=seed, runs=runs, device=device)
     fitted = run(resolved, wanted, place)
     add(runs, [fitted.id])
@@ -175,11 +174,10 @@ class Place:
             "seed": self.seed,
             "revision": [method.revision, REVISION],
         }
-        if streams(
-            method, self.on
-        ):  # absent where features are in memory, as they were in old runs
+        # What follows is absent where it says nothing, as it was in old runs.
+        if streams(method, self.on):
             identity["streamed"] = how()
-        if self.on.inferred:  # absent where labels are the cache's own, which its digest covers
+        if self.on.inferred:  # else labels are the cache's own, which its digest covers
             identity["inferred"] = self.on.inferred
         if method.stage is not None:
             identity["stage"] = [self.id(self.first(method.stage)), method.stage.select]
