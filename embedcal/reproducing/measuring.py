@@ -78,13 +78,17 @@ class Course:
 
     def run(self, seeds: Sequence[int], **how: Any) -> None:
         """Whatever of the part's runs is not there yet."""
-        spaces = [one for run in self.planned for one in self.spaces(run)]
-        if spaces:
+        by_rule: dict[str, list[Space]] = {}
+        for run in self.planned:
+            own = run.select if run.select and rule(run.select).on_demand else self.recipe.select
+            by_rule.setdefault(own, []).extend(self.spaces(run))
+        # A rule that runs keep only where they are asked for it goes first, so that none runs twice
+        for select in sorted(by_rule, key=lambda name: not rule(name).on_demand):
             grid(
-                spaces,
+                by_rule[select],
                 self.cache,
                 seeds=seeds,
-                select=self.recipe.select,
+                select=select,
                 attribute=self.part.attribute,
                 out=self.folder,
                 **how,
@@ -125,9 +129,10 @@ class Course:
         failed = [record for record in records if record["status"] != "done"]
         found, _ = pool.under(select)
         first = records[0]
-        reason = f"{len(failed)} of {len(records)} runs failed, the first with: " + (
-            str(failed[0]["reason"]) if failed else ""
-        )
+        reason = ""
+        if failed:
+            reason = f"{len(failed)} of {len(records)} runs failed, the first with: "
+            reason += str(failed[0]["reason"])
         common = {"part": self.part.name, "run": run.name, "method": first["method"]}
         if not found:
             return Measured(
@@ -142,7 +147,7 @@ class Course:
                 seconds=0.0,
                 found=(),
                 notes=(),
-                why=reason,
+                why=reason or f"no run kept the rule '{select.name}'",
             )
         choice = choose(found, select, pool)
         entries = [kept for _, kept in choice.found]
@@ -163,7 +168,7 @@ class Course:
             found=tuple(
                 {**entry["test"], **more} for entry, more in zip(entries, maps, strict=True)
             ),
-            notes=(*choice.notes, *([reason] if failed else [])),
+            notes=(*choice.notes, *([reason] if reason else [])),
             no_overlap=no_overlap,
         )
 

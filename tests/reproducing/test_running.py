@@ -154,6 +154,15 @@ def test_the_configuration_is_chosen_on_validation(again: Any, quick: Reproducti
     assert next(one for one in found.measured if one.run == "zeroshot").configurations == 1
 
 
+def test_a_run_has_its_own_rule_also_one_that_is_kept_on_demand(again: Any) -> None:
+    found = again(QUICK.replace('select = "val.mean"', 'select = "val.env"', 1))
+    erm = next(one for one in found.measured if one.run == "erm")
+    assert (erm.selection, erm.why) == ("val.env", "")
+    assert not math.isnan(cell(found, "erm").ours)
+    rest = {one.selection for one in found.measured if one.run != "erm"}
+    assert rest == {"none", "val.worst_group"}
+
+
 def test_seeds_are_averaged(again: Any, quick: Reproduction) -> None:
     found = again(QUICK, seeds=2)
     erm, zeroshot = cell(found, "erm"), cell(found, "zeroshot")
