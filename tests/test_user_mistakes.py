@@ -169,7 +169,7 @@ def test_items_of_a_list_are_of_its_type(c: list[Any]) -> None:
     from embedcal.fitting import configure
 
     with pytest.raises(
-        EmbedcalError, match=r"expected --c of dfr to be tuple\[float, ...\], found"
+        EmbedcalError, match="expected --c of dfr to be a list, each item a number, found"
     ):
         configure("dfr", {"c": c})
 

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from embedcal.methods.base import Method
 
 
+SAID = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+
+
 def held(method: Method, item: Field[Any], hint: Any) -> Any:
     """The value of an option as a method keeps it: of its type, and every number finite.
 
@@ -21,8 +24,7 @@ def held(method: Method, item: Field[Any], hint: Any) -> Any:
     """
     value = getattr(method, item.name)
     if not _admits(hint, value):
-        kind = hint.__name__ if isinstance(hint, type) else hint
-        raise _refused(method, item, f"to be {kind}", value)
+        raise _refused(method, item, f"to be {_said(hint)}", value)
     try:
         kept = _as_meant(hint, value)
         numbers = kept if isinstance(kept, tuple) else (kept,)
@@ -32,6 +34,13 @@ def held(method: Method, item: Field[Any], hint: Any) -> Any:
     if not finite:
         raise _refused(method, item, "to be finite", value)
     return kept
+
+
+def _said(hint: Any) -> str:
+    inner = _items(hint)
+    if inner is not None:
+        return f"a list, each item {SAID.get(inner, inner)}"
+    return SAID.get(hint, str(hint))
 
 
 def _refused(method: Method, item: Field[Any], expected: str, value: Any) -> EmbedcalError:

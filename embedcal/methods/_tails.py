@@ -71,7 +71,7 @@ class LossTails(FromProbe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.k or not self.l1 or not all(isinstance(k, int) for k in self.k):
+        if not self.k or not self.l1:
             raise EmbedcalError(
                 f"expected whole numbers for --k and numbers for --l1, found {list(self.k)} and "
                 f"{list(self.l1)}: give one or more of each"

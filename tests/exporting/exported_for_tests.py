@@ -200,7 +200,7 @@ def with_head(name: str, head: Head, like: Run, cache: FeatureCache) -> Run:
     shutil.copytree(like.folder, folder, dirs_exist_ok=True)
     record = {**like.record, "id": folder.name, "head": head.name, "method": "erm"}
     (folder / "run.json").write_text(json.dumps(record))
-    save_head(head, folder / "head.safetensors")
+    save_head(head, folder / "rules" / f"{record['selection']}.safetensors")
     logits = {
         f"{record['selection']}/{split}": predict(
             head, torch.tensor(cache.split(split, head.level).x)

@@ -180,8 +180,8 @@ def test_a_tokenizer_of_the_hubs_goes_along(
 def test_a_damaged_run_is_told(small: Small, tmp_path: Path) -> None:
     run = small.runs["both"]
     folder = tmp_path / "run"
-    folder.mkdir()
-    (folder / "head.safetensors").write_bytes(b"not a head")
+    (folder / "rules").mkdir(parents=True)
+    (folder / "rules" / f"{run.record['selection']}.safetensors").write_bytes(b"not a head")
     told = refused(
         lambda: export(Run(folder=folder, record=run.record), small.cache, out=tmp_path / "x")
     )

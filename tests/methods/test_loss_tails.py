@@ -421,7 +421,7 @@ def test_environments_by_adam_are_a_choice_of_their_own(task: Task) -> None:
     ("given", "words"),
     [
         ({"k": ()}, "--k"),
-        ({"k": (0.5,)}, "whole numbers"),
+        ({"k": (0.5,)}, "--k of evals to be a list, each item a whole number"),
         ({"k": (0,)}, "--k"),
         ({"l1": ()}, "--l1"),
         ({"l1": (-1.0,)}, "--l1"),
