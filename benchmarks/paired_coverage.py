@@ -15,8 +15,16 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from coverage import CELEBA, SMALL, WATERBIRDS_TEST, WATERBIRDS_VAL, cells_of, covered, show
-from coverage import Scenario as Split
+from interval_coverage import (
+    CELEBA,
+    SMALL,
+    WATERBIRDS_TEST,
+    WATERBIRDS_VAL,
+    cells_of,
+    covered,
+    show,
+)
+from interval_coverage import Scenario as Split
 
 from embedcal.evaluate.paired import paired
 from embedcal.evaluate.strata import Strata, statistics

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+import importlib.util
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "pages.py"
 
-from pages import markdown_table, put
+
+def script() -> Any:
+    """``benchmarks/pages.py``, which belongs to no package."""
+    spec = importlib.util.spec_from_file_location("pages_for_tests", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+markdown_table, put = script().markdown_table, script().put
 
 
 def test_a_table_in_markdown() -> None:

@@ -1,6 +1,6 @@
 """How often the 95 % intervals of embedcal hold the truth, beside the usual bootstraps.
 
-    python benchmarks/coverage.py [--simulations 100]
+    python benchmarks/interval_coverage.py [--simulations 100]
 
 Each row is a made-up split with known accuracies. Test sets are drawn from it, intervals computed,
 and the share that contains the true value printed, in percent. Under a minute on one core.
