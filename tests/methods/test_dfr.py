@@ -393,11 +393,11 @@ def test_pieces_are_dealt_once_and_evenly(count: int, workers: int) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="a crew has no children elsewhere")
 def test_ctrl_c_is_told_once_and_by_the_parent() -> None:
     words = """
-import time, torch
+import os, time, torch
 from embedcal.methods._forked import crew
 torch.set_num_threads(3)
 def work(k):
-    print("at work", flush=True)
+    os.write(1, b"at work\\n")  # in one piece, whoever else writes
     time.sleep(100)
 with crew(work) as all_of:
     all_of([0, 1, 2])
@@ -409,11 +409,12 @@ with crew(work) as all_of:
         text=True,
         start_new_session=True,
     )
-    assert child.stdout is not None
-    for _ in range(3):
-        assert child.stdout.readline() == "at work\n"
-    os.killpg(child.pid, signal.SIGINT)
-    _, err = child.communicate(timeout=60)
+    with child:
+        assert child.stdout is not None
+        told = [child.stdout.readline() for _ in range(3)]
+        os.killpg(child.pid, signal.SIGINT)
+        _, err = child.communicate(timeout=60)
+    assert told == ["at work\n"] * 3
     assert err.count("Traceback") == err.count("KeyboardInterrupt") == 1
 
 
