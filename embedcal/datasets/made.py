@@ -47,61 +47,66 @@ def write_folder(
     Raises:
         EmbedcalError: the folder holds something else, or cannot be written.
     """
-    with writing(folder):
-        if not _holds(folder, identity, count):
-            _write(folder, identity, pictures, count, notes, progress)
+    with writing(folder, lambda: _holds(folder, identity, count)) as partial:
+        if partial is not None:
+            _write(partial, identity, pictures, count, notes, progress)
     return folder
 
 
 def _write(
-    folder: Path,
+    partial: Path,
     identity: Mapping[str, object],
     pictures: Iterable[Picture],
     count: int,
     notes: Sequence[str],
     progress: Callable[[int], None] | None,
 ) -> None:
-    partial = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        rows = []
-        for done, (cells, pixels) in enumerate(pictures, start=1):
-            path = partial / str(cells["filename"])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png(pixels))
-            rows.append(cells)
-            if progress is not None:
-                progress(done)
-        assert len(rows) == count
-        with (partial / TABLE).open("w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            table.writeheader()
-            table.writerows(rows)
-        if notes:
-            text = "".join(f"{note}\n" for note in notes)
-            (partial / NOTES).write_text(text, encoding="utf-8", newline="\n")
-        (partial / MARK).write_text(json.dumps(identity) + "\n", encoding="utf-8", newline="\n")
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Somebody else finished first; theirs is as good as ours, if it is the same one.
-            if not _holds(folder, identity, count):
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    rows = []
+    for done, (cells, pixels) in enumerate(pictures, start=1):
+        path = partial / str(cells["filename"])
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png(pixels))
+        rows.append(cells)
+        if progress is not None:
+            progress(done)
+    assert len(rows) == count
+    with (partial / TABLE).open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    if notes:
+        text = "".join(f"{note}\n" for note in notes)
+        (partial / NOTES).write_text(text, encoding="utf-8", newline="\n")
+    (partial / MARK).write_text(json.dumps(identity) + "\n", encoding="utf-8", newline="\n")
 
 
 @contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """What keeps ``folder`` from being written, as EmbedcalError."""
+def writing(folder: Path, holds: Callable[[], bool]) -> Iterator[Path | None]:
+    """A hidden folder that becomes ``folder`` when the block ends; None where it holds all already.
+
+    Where somebody else finishes first theirs stands, if it is the same one, which ``holds`` tells.
+    EmbedcalError for what keeps it from being written.
+    """
+    partial = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
     try:
-        yield
+        if holds():
+            yield None
+            return
+        partial.mkdir(parents=True)
+        yield partial
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not holds():
+                raise
     except OSError as error:
         raise EmbedcalError(
             f"expected to write into {printable(str(folder.parent), longest=300)}, found: "
             f"{error.strerror or error}: free some space there, or set EMBEDCAL_HOME to another "
             "folder"
         ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def notes_of(folder: Path) -> tuple[str, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import os
-import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -70,47 +68,36 @@ def render(
         )
     folder = Path(folder)
     identity = {"renderer": RENDERER, "rows": rows, "seed": seed}
-    with writing(folder):
-        if not _holds(folder, identity):
-            _write(folder, identity, rows_planned, workers, progress)
+    with writing(folder, lambda: _holds(folder, identity)) as partial:
+        if partial is not None:
+            _write(partial, identity, rows_planned, workers, progress)
     return folder
 
 
 def _write(
-    folder: Path,
+    partial: Path,
     identity: dict[str, int],
     rows_planned: list[Row],
     workers: int,
     progress: Callable[[int], None] | None,
 ) -> None:
-    partial = folder.with_name(f".{folder.name}.part-{secrets.token_hex(4)}")
-    try:
-        partial.mkdir(parents=True)
-        _make_folders(partial, rows_planned)
-        boxes: dict[int, Box] = {}
-        lock = threading.Lock()
+    _make_folders(partial, rows_planned)
+    boxes: dict[int, Box] = {}
+    lock = threading.Lock()
 
-        def done(img_id: int, box: Box) -> None:
-            with lock:
-                boxes[img_id] = box
-                if progress is not None:
-                    progress(len(boxes))
+    def done(img_id: int, box: Box) -> None:
+        with lock:
+            boxes[img_id] = box
+            if progress is not None:
+                progress(len(boxes))
 
-        if workers == 1:
-            for img_id, box in write_share(partial, rows_planned):
-                done(img_id, box)
-        else:
-            _write_in_processes(partial, identity, workers, done)
-        _write_tables(partial, rows_planned, boxes)
-        (partial / MARK).write_text(json.dumps(identity) + "\n", encoding="utf-8")
-        try:
-            partial.rename(folder)
-        except OSError:
-            # Somebody else finished first; theirs is as good as ours, if it is the same world.
-            if not _holds(folder, identity):
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    if workers == 1:
+        for img_id, box in write_share(partial, rows_planned):
+            done(img_id, box)
+    else:
+        _write_in_processes(partial, identity, workers, done)
+    _write_tables(partial, rows_planned, boxes)
+    (partial / MARK).write_text(json.dumps(identity) + "\n", encoding="utf-8")
 
 
 def write_share(
